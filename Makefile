@@ -1,0 +1,17 @@
+# make setup | build | demo | test | test-all | lint | sanitize | clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONSAFEPATH := 1
+
+# what a build depends on; .venv/.stamp-* hold checksums of these, so that a second `make setup` has nothing to do
+BUILD_INPUTS = setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f | sort)
+LOCKED = mkdir -p build && flock build/.lock
+
+.PHONY: setup build demo test test-all lint sanitize clean
+
+build:
+	@$(LOCKED) $(BIN)/python setup.py -q build_ext --inplace
+
+clean:
+	rm -rf build dist *.egg-info kernels/_C*.so kernels/_build_report.json

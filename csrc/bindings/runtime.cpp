@@ -1,0 +1,21 @@
+#include <omp.h>
+#include <pybind11/stl.h>
+
+#include "bindings.h"
+#include "illume_fast/isa.h"
+
+namespace illume_fast {
+
+void register_runtime(py::module_& m) {
+  m.def("active_isa", [] { return isa_name(active_isa()); });
+  m.def("available_isas", &available_isas);
+  m.def("set_isa", &set_isa, py::arg("name"));
+  m.def("max_threads", [] { return omp_get_max_threads(); });
+#ifdef ILLUME_FAST_CUDA_ARCHITECTURES
+  m.attr("cuda_architectures") = ILLUME_FAST_CUDA_ARCHITECTURES;
+#else
+  m.attr("cuda_architectures") = py::none();
+#endif
+}
+
+}  // namespace illume_fast

@@ -1,0 +1,31 @@
+// Threads for the CPU kernels: OpenMP, whose runtime the process shares with torch, so torch.set_num_threads rules.
+#pragma once
+
+#include <omp.h>
+
+#include <cstdint>
+
+#ifndef ILLUME_FAST_ISA_NS
+#error "compile this file through CMake, which defines ILLUME_FAST_ISA_NS"
+#endif
+
+namespace illume_fast::ILLUME_FAST_ISA_NS {
+
+// Calls f(begin, end) on contiguous parts of [0, n), one part a thread, each of at least `grain` indices; small work runs
+// on the calling thread alone. f must not throw.
+template <typename F>
+inline void parallel_for(int64_t n, int64_t grain, F&& f) {
+  if (n <= 0) return;
+  const int64_t most = grain > 0 ? (n + grain - 1) / grain : n;
+  const int64_t available = omp_in_parallel() ? 1 : omp_get_max_threads();
+  const int threads = static_cast<int>(most < available ? most : available);
+  if (threads <= 1) return f(int64_t{0}, n);
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t count = omp_get_num_threads(), rank = omp_get_thread_num();
+    const int64_t begin = n * rank / count, end = n * (rank + 1) / count;
+    if (begin < end) f(begin, end);
+  }
+}
+
+}  // namespace illume_fast::ILLUME_FAST_ISA_NS

@@ -1,0 +1,97 @@
+#include "illume_fast/swiglu.h"
+
+#include "parallel.h"
+#include "simd.h"
+
+namespace illume_fast::ILLUME_FAST_ISA_NS {
+namespace {
+
+// elements a thread should have to be worth waking
+constexpr int64_t kGrain = 16384;
+
+template <typename F>
+inline void for_each_vector(int64_t n, F&& f) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) f(i, int64_t{kLanes});
+  if (i < n) f(i, n - i);
+}
+
+template <typename T>
+inline vf load_some(const T* p, int64_t n) {
+  return n == kLanes ? load(p) : load_n(p, n);
+}
+
+template <typename T>
+inline void store_some(T* p, vf x, int64_t n) {
+  return n == kLanes ? store(p, x) : store_n(p, x, n);
+}
+
+inline vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
+
+// Splits rows x columns into parts of whole vectors and calls f(row, first column, count): one long row is shared too.
+template <typename F>
+void for_each_part(int64_t rows, int64_t columns, F&& f) {
+  constexpr int64_t kPart = 4096;
+  if (columns == 0) return;
+  const int64_t parts = (columns + kPart - 1) / kPart;
+  const int64_t grain = kGrain / (columns < kPart ? columns : kPart) + 1;
+  parallel_for(rows * parts, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i % parts * kPart;
+      f(i / parts, first, columns - first < kPart ? columns - first : kPart);
+    }
+  });
+}
+
+template <typename T>
+void forward(const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, T* out, int64_t rows,
+             int64_t columns) {
+  for_each_part(rows, columns, [=](int64_t row, int64_t first, int64_t count) {
+    const T* g = gate + row * gate_stride + first;
+    const T* u = up + row * up_stride + first;
+    T* y = out + row * columns + first;
+    for_each_vector(count, [=](int64_t i, int64_t n) {
+      const vf x = load_some(g + i, n);
+      store_some(y + i, x * sigmoid(x) * load_some(u + i, n), n);
+    });
+  });
+}
+
+template <typename T>
+void backward(const T* grad, const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, T* grad_gate,
+              T* grad_up, int64_t rows, int64_t columns) {
+  for_each_part(rows, columns, [=](int64_t row, int64_t first, int64_t count) {
+    const int64_t packed = row * columns + first;
+    const T* g = gate + row * gate_stride + first;
+    const T* u = up + row * up_stride + first;
+    for_each_vector(count, [=](int64_t i, int64_t n) {
+      const vf dy = load_some(grad + packed + i, n);
+      const vf x = load_some(g + i, n);
+      const vf s = sigmoid(x);
+      store_some(grad_gate + packed + i, dy * load_some(u + i, n) * s * (1.0f + x * (1.0f - s)), n);
+      store_some(grad_up + packed + i, dy * x * s, n);
+    });
+  });
+}
+
+}  // namespace
+
+void swiglu_forward(DType dtype, const void* gate, int64_t gate_stride, const void* up, int64_t up_stride, void* out,
+                    int64_t rows, int64_t columns) {
+  with_dtype(dtype, [=](auto tag) {
+    using T = decltype(tag);
+    forward(static_cast<const T*>(gate), gate_stride, static_cast<const T*>(up), up_stride, static_cast<T*>(out), rows,
+            columns);
+  });
+}
+
+void swiglu_backward(DType dtype, const void* grad, const void* gate, int64_t gate_stride, const void* up,
+                     int64_t up_stride, void* grad_gate, void* grad_up, int64_t rows, int64_t columns) {
+  with_dtype(dtype, [=](auto tag) {
+    using T = decltype(tag);
+    backward(static_cast<const T*>(grad), static_cast<const T*>(gate), gate_stride, static_cast<const T*>(up),
+             up_stride, static_cast<T*>(grad_gate), static_cast<T*>(grad_up), rows, columns);
+  });
+}
+
+}  // namespace illume_fast::ILLUME_FAST_ISA_NS

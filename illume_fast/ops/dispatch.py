@@ -1,0 +1,185 @@
+"""One rule for every op: the first backend that accepts the arguments runs them."""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+_forced: ContextVar[str | None] = ContextVar("backend", default=os.environ.get("ILLUME_FAST_BACKEND") or None)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run an op. `declines` takes the op's arguments and returns why it cannot run them, or None."""
+
+    name: str
+    run: Callable[..., Any]
+    declines: Callable[..., str | None]
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Run every op inside the block on the backend `name`; an op that cannot raises RuntimeError saying why.
+
+    None leaves the choice to each op. The environment variable ILLUME_FAST_BACKEND sets the same for a whole process.
+    """
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def forced_backend() -> str | None:
+    """The backend that `use_backend` or ILLUME_FAST_BACKEND asks for, or None."""
+    return _forced.get()
+
+
+class Op:
+    """An op with several backends, callable like the function `reference` it was declared with.
+
+    `choices` lists its backends, fastest first, the reference last. `overload` is the `torch.library` operator
+    (`torch.ops.illume_fast.<name>.default`) that compilers, autograd, functorch and tensor subclasses see; plain eager
+    calls that need no gradient run the backend without it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reference: Callable[..., Any],
+        backends: Sequence[Backend],
+        check: Callable[..., None],
+        mutates: Sequence[str],
+    ) -> None:
+        self.__name__ = name
+        self.__doc__ = reference.__doc__
+        self.__wrapped__ = reference
+        self.choices = (*backends, Backend("reference", reference, lambda *args: None))
+        self._check = check
+        parameters = inspect.signature(reference).parameters
+        self._names = tuple(parameters)
+        self._defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+        self._mutated = tuple(self._names.index(m) for m in mutates)
+        self._library_op = torch.library.custom_op(f"illume_fast::{name}", self._run, mutates_args=tuple(mutates),
+                                                   schema=torch.library.infer_schema(reference, mutates_args=tuple(mutates)))
+        self.overload = getattr(torch.ops.illume_fast, name).default
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs or len(args) != len(self._names):
+            args = self._bind(args, kwargs)
+        if torch.compiler.is_compiling() or _is_traced() or _has_own_rules(args):
+            return self.overload(*args)
+        result = self._run(*args)
+        for i in self._mutated:
+            if not args[i].is_inference():
+                torch.autograd.graph.increment_version(args[i])
+        return result
+
+    def __repr__(self) -> str:
+        return f"<op {self.__name__}: {', '.join(backend.name for backend in self.choices)}>"
+
+    def backend_for(self, *args: Any) -> Backend:
+        """The backend that a call with these arguments runs on. Raises RuntimeError when the forced one cannot."""
+        forced = _forced.get()
+        for backend in self.choices:
+            if (forced is None or forced == backend.name) and backend.declines(*args) is None:
+                return backend
+        names = [backend.name for backend in self.choices]
+        for backend in self.choices:
+            if forced == backend.name:
+                raise RuntimeError(f"{self.__name__}: backend {forced!r} cannot run: {backend.declines(*args)}")
+        raise RuntimeError(f"{self.__name__}: unknown backend {forced!r}; choose one of {', '.join(names)}")
+
+    def _run(self, *args: Any) -> Any:
+        self._check(*args)
+        return self.backend_for(*args).run(*args)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        names = self._names
+        if len(args) > len(names):
+            raise TypeError(f"{self.__name__}: takes {len(names)} arguments ({', '.join(names)}), got {len(args)}")
+        for key in kwargs:
+            if key not in names or key in names[: len(args)]:
+                why = "got twice" if key in names else f"unknown; the arguments are {', '.join(names)}"
+                raise TypeError(f"{self.__name__}: argument {key!r} {why}")
+        bound = list(args)
+        for key in names[len(args) :]:
+            if key in kwargs:
+                bound.append(kwargs[key])
+            elif key in self._defaults:
+                bound.append(self._defaults[key])
+            else:
+                raise TypeError(f"{self.__name__}: argument {key!r} is missing")
+        return tuple(bound)
+
+
+def declare(
+    name: str,
+    reference: Callable[..., Any],
+    *backends: Backend,
+    check: Callable[..., None],
+    fake: Callable[..., Any],
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+    mutates: Sequence[str] = (),
+) -> Op:
+    """Register `illume_fast::<name>` with the signature of `reference` and return it as an `Op`.
+
+    `check` takes the op's arguments and raises on those that no backend may see; it guards every call, eager or traced.
+    `fake` returns empty outputs of the right shape, dtype and device. `setup_context(ctx, inputs, output)` and
+    `backward(ctx, *grads)` make it differentiable, as in `torch.library.register_autograd`. `mutates` names the
+    arguments written in place; such an op returns nothing that aliases them.
+    """
+    op = Op(name, reference, backends, check, mutates)
+
+    def checked_fake(*args: Any) -> Any:
+        check(*args)
+        return fake(*args)
+
+    op._library_op.register_fake(checked_fake)
+    if backward is not None:
+
+        def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.illume_fast_backend = _forced.get()
+            if setup_context is not None:
+                setup_context(ctx, inputs, output)
+
+        # autograd may run the gradient on another thread, where the forced backend would be lost
+        def same_backend(ctx: Any, *grads: Any) -> Any:
+            with use_backend(ctx.illume_fast_backend):
+                return backward(ctx, *grads)
+
+        op._library_op.register_autograd(same_backend, setup_context=remember)
+    return op
+
+
+def _is_traced() -> bool:
+    """Whether something other than plain eager execution is watching: dispatch modes, functorch, jit, forward AD."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
+def _has_own_rules(args: tuple[Any, ...]) -> bool:
+    """Whether an argument needs a gradient or is a tensor subclass."""
+    grad = torch.is_grad_enabled()
+    for arg in args:
+        kind = type(arg)
+        if kind is Tensor or kind is Parameter:
+            if grad and arg.requires_grad:
+                return True
+        elif isinstance(arg, Tensor):
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""CPU kernels in C++ (csrc/cpu), vectorised for the instruction set found at run time."""
