@@ -1,0 +1,52 @@
+"""Opening pictures from outside, which may be anything."""
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from illume_fast.data.errors import InputError
+
+MAX_PIXELS = 64_000_000
+
+
+def load_picture(path: Path, origin: str = "") -> Image.Image:
+    """The picture in `path` as RGB: turned as its EXIF says, transparency laid on white, first frame of several.
+
+    Raises:
+        InputError: the file is missing, no picture, truncated, or larger than `MAX_PIXELS` once decoded. The size is
+            read from the header, so that a decompression bomb is never unpacked.
+    """
+    name = f"{origin}: picture {path}" if origin else f"picture {path}"
+    if not path.exists():
+        raise InputError(f"{name} does not exist")
+    try:
+        with warnings.catch_warnings():
+            # our own limit below is stricter than the one Pillow warns about
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                width, height = opened.size
+                if width * height > MAX_PIXELS:
+                    raise InputError(
+                        f"{name} is {width} x {height} = {width * height:,} pixels; at most {MAX_PIXELS:,} are allowed"
+                    )
+                opened.load()
+                return on_white(ImageOps.exif_transpose(opened))
+    except Image.DecompressionBombError:
+        raise InputError(f"{name} has more than {MAX_PIXELS:,} pixels, which is the most allowed") from None
+    except InputError:
+        raise
+    # Pillow's decoders raise any of these on damaged data
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not a picture in a known format"
+        raise InputError(f"{name} cannot be read: {reason}") from None
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """`picture` as RGB, with what is transparent in it shown white."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    clear = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
