@@ -1,0 +1,94 @@
+"""Attention of the decoder: the projections, and the ways in which queries meet keys."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from illume_fast.model.config import DecoderConfig
+from illume_fast.model.layers import RMSNorm
+from illume_fast.ops.paged_append import paged_append
+from illume_fast.ops.paged_attention import paged_attention, paged_prefill_attention
+from illume_fast.ops.rope import rope
+
+
+class Attend(Protocol):
+    """How queries meet keys in layer `layer`: q [..., T, Hq, D], k and v [..., T, Hkv, D] -> [..., T, Hq, D]."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+
+
+class CausalAttention:
+    """Whole sequences [B, T] at once, each token seeing itself and what precedes it.
+
+    `keep` (bool [B, T]) hides padding keys; only padding to the left needs it, since padding to the right is never
+    seen. A token that could see nothing sees itself, so that padding stays finite.
+    """
+
+    def __init__(self, keep: Tensor | None = None) -> None:
+        self.mask = None if keep is None else _causal_mask(keep)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(-3, -2) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=self.mask, is_causal=self.mask is None, enable_gqa=q.shape[-3] != k.shape[-3]
+        )
+        return out.transpose(-3, -2)
+
+
+def _causal_mask(keep: Tensor) -> Tensor:
+    length = keep.shape[-1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=keep.device).tril()
+    own = torch.eye(length, dtype=torch.bool, device=keep.device)
+    return (causal & keep[:, None, None, :].bool()) | own
+
+
+@dataclass(frozen=True)
+class PagedAttention:
+    """Flat tokens [T] of several sequences over a paged cache; appends their keys and values, then attends.
+
+    Token t stands at `positions[t]` of the sequence in row `rows[t]` of `page_table` (int32 [rows, max_pages]).
+    `k_pages` and `v_pages` are [layers, pages, page_size, Hkv, D]. With `seq_lens` (int32 [T]) each row brings one
+    token (T rows in order, lengths counting the new token) and the decode kernel runs; otherwise tokens come ragged.
+    """
+
+    k_pages: Tensor
+    v_pages: Tensor
+    page_table: Tensor
+    rows: Tensor
+    positions: Tensor
+    seq_lens: Tensor | None = None
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k_pages, v_pages = self.k_pages[layer], self.v_pages[layer]
+        scale = q.shape[-1] ** -0.5
+        paged_append(k, v, k_pages, v_pages, self.page_table, self.rows, self.positions)
+        if self.seq_lens is not None:
+            return paged_attention(q, k_pages, v_pages, self.page_table, self.seq_lens, scale)
+        return paged_prefill_attention(q, k_pages, v_pages, self.page_table, self.rows, self.positions, scale)
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention with rotary positions, optional q/k/v biases and optional norms on q and k."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        width, head = config.hidden_size, config.head_size
+        query, key = config.num_attention_heads * head, config.num_key_value_heads * head
+        self.head_size = head
+        self.q_proj = nn.Linear(width, query, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(width, key, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(width, key, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(query, width, bias=False)
+        self.q_norm = RMSNorm(head, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(head, config.rms_norm_eps) if config.qk_norm else None
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
+        """[..., T, H] -> [..., T, H]."""
+        q, k, v = (project(x).unflatten(-1, (-1, self.head_size)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rope(q, k, cos, sin)
+        return self.o_proj(attend(layer, q, k, v).flatten(-2))

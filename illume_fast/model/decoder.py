@@ -1,0 +1,127 @@
+"""The decoder-only language model: one module for training and for generation, with Hugging Face parameter names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from illume_fast.model.attention import Attend, CausalAttention, SelfAttention
+from illume_fast.model.config import DecoderConfig
+from illume_fast.model.layers import RMSNorm, SwiGLU, rotary_table
+
+_INIT_STD = 0.02
+
+
+class DecoderLayer(nn.Module):
+    """Attention and feed-forward, each on a normalised copy of the residual stream."""
+
+    def __init__(self, config: DecoderConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.dropout = config.dropout
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = SelfAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None, cos: Tensor, sin: Tensor, attend: Attend
+    ) -> tuple[Tensor, Tensor]:
+        """(branch, residual) -> (branch, residual), both [..., T, H]; their sum is the residual stream."""
+        if residual is None:
+            x, residual = self.input_layernorm(x), x
+        else:
+            x, residual = self.input_layernorm.after_sum(x, residual)
+        x = self._drop(self.self_attn(x, cos, sin, self.index, attend))
+        x, residual = self.post_attention_layernorm.after_sum(x, residual)
+        return self._drop(self.mlp(x)), residual
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Decoder(nn.Module):
+    """Embeddings in, hidden states out. How tokens see each other is the caller's choice (`attend`)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        initialise(self)
+
+    def forward(self, inputs_embeds: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """inputs_embeds [..., T, H] and integer positions [..., T] -> hidden states [..., T, H] after the last norm."""
+        cos, sin = rotary_table(positions, self.config.head_size, self.config.rope_theta)
+        x = F.dropout(inputs_embeds, self.config.dropout, self.training) if self.config.dropout else inputs_embeds
+        residual: Tensor | None = None
+        for layer in self.layers:
+            x, residual = layer(x, residual, cos, sin, attend)
+        if residual is None:
+            raise RuntimeError("a decoder has at least one layer")
+        return self.norm.after_sum(x, residual)[0]
+
+
+class CausalLM(nn.Module):
+    """A decoder and its head; `model.*` and `lm_head.weight` as in Hugging Face, no `lm_head` where weights are tied."""
+
+    def __init__(self, config: DecoderConfig, model: Decoder | None = None) -> None:
+        super().__init__()
+        self.model = Decoder(config) if model is None else model
+        self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if self.lm_head is not None:
+            initialise(self.lm_head)
+        self.register_load_state_dict_pre_hook(_drop_repeats)
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.model
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[V, H]: logits are `hidden @ head_weight.T`."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids [...] -> embeddings [..., H]."""
+        return self.model.embed_tokens(ids)
+
+    def logits(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Ids [B, T] -> logits [B, T, V] of one full causal pass; `keep` (bool [B, T]) is False at left padding."""
+        positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+        hidden = self.model(self.embed(ids), positions, CausalAttention(keep))
+        return F.linear(hidden, self.head_weight)
+
+
+def initialise(module: nn.Module, std: float = _INIT_STD) -> None:
+    """Draw every linear and embedding weight below `module` from N(0, std), zero the biases.
+
+    Matrices that write to the residual stream are scaled by 1 / sqrt(2 layers) (Radford et al., GPT-2).
+    """
+    layers = sum(isinstance(m, DecoderLayer) for m in module.modules())
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear | nn.Embedding) and not part.weight.is_meta:
+            writes = name.endswith(("o_proj", "down_proj"))
+            nn.init.normal_(part.weight, std=std * (2 * layers) ** -0.5 if writes and layers else std)
+            if isinstance(part, nn.Linear) and part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def _drop_repeats(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Hugging Face may store a tied head a second time, and old Llamas their rotary table."""
+    if isinstance(module, CausalLM) and module.lm_head is None:
+        _drop_tied_head(state, prefix)
+    for key in [k for k in state if k.endswith("rotary_emb.inv_freq")]:
+        del state[key]
+
+
+def _drop_tied_head(state: dict[str, Any] | Mapping[str, Any], prefix: str) -> None:
+    head, embedding = state.get(f"{prefix}lm_head.weight"), state.get(f"{prefix}model.embed_tokens.weight")
+    if head is None:
+        return
+    if embedding is not None and not torch.equal(head, embedding):
+        raise ValueError("lm_head.weight differs from model.embed_tokens.weight, but the config ties them")
+    del state[f"{prefix}lm_head.weight"]  # type: ignore[attr-defined]

@@ -1,0 +1,133 @@
+"""ILLUME+: a language model that reads pictures as continuous features and writes them as discrete tokens."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from illume_fast.model.attention import CausalAttention
+from illume_fast.model.config import IllumeConfig
+from illume_fast.model.decoder import CausalLM, Decoder
+from illume_fast.model.image_block import fill_block
+from illume_fast.model.projector import MixedProjector
+from illume_fast.model.vision_tower import DualVisionTower
+from illume_fast.model.vocab import IGNORE_INDEX, IMAGE_PLACEHOLDER
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sequence: ids int64 [L] (`IMAGE_PLACEHOLDER` where a picture is read), labels int64 [L]
+    (`IGNORE_INDEX` where nothing is learnt) and the pictures, each [1, 3, H, W] in [-1, 1]."""
+
+    input_ids: Tensor
+    labels: Tensor
+    images: Sequence[Tensor] = field(default=())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples with pictures expanded, padded to the right: embeddings [B, T, H], labels [B, T] and `lengths`."""
+
+    inputs_embeds: Tensor
+    labels: Tensor
+    lengths: tuple[int, ...]
+
+
+class IllumeBody(Decoder):
+    """The decoder together with its eyes, under the names of the published checkpoints."""
+
+    def __init__(self, config: IllumeConfig) -> None:
+        super().__init__(config.decoder)
+        self.mm_projector = MixedProjector(config.projector, config.vision_tower.widths, config.decoder.hidden_size)
+        self.vision_tower = DualVisionTower(config.vision_tower)
+
+
+class IllumeModel(CausalLM):
+    """ILLUME+ (Huang et al., arXiv 2504.01934). Trains on `Sample`s; the engine uses `embed`, `decoder`, `head_weight`
+    and `image_embeds`."""
+
+    model: IllumeBody
+
+    def __init__(self, config: IllumeConfig) -> None:
+        super().__init__(config.decoder, IllumeBody(config))
+        self.config = config
+
+    def image_embeds(self, images: Sequence[Tensor] | Tensor) -> list[Tensor]:
+        """Pictures [1, 3, H, W] in [-1, 1] (or one stacked [B, 3, H, W]) -> embeddings [n, H] of each, structure
+        tokens included. Pictures of one size go through the tower together."""
+        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+        pictures = list(images.split(1)) if isinstance(images, Tensor) else list(images)
+        for i, picture in enumerate(pictures):
+            if picture.dim() != 4 or picture.shape[:2] != (1, 3):
+                raise ValueError(f"picture {i}: expected [1, 3, H, W], got {list(picture.shape)}")
+            by_size[picture.shape[2], picture.shape[3]].append(i)
+        structure = self.embed(torch.tensor(self.config.vocab.structure, device=self.head_weight.device))
+        found: list[Tensor | None] = [None] * len(pictures)
+        for size, places in by_size.items():
+            grids = self.model.vision_tower.grids(*size)
+            features = self.model.vision_tower(torch.cat([pictures[i] for i in places]))
+            blocks = fill_block(structure, *self.model.mm_projector(*features), grids)
+            for i, block in zip(places, blocks, strict=True):
+                found[i] = block
+        return [block for block in found if block is not None]
+
+    def assemble(self, samples: Sequence[Sample]) -> Batch:
+        """Put each sample's pictures in place of its placeholders, cut to `max_length`, pad to the right."""
+        for i, sample in enumerate(samples):
+            wanted = int((sample.input_ids == IMAGE_PLACEHOLDER).sum())
+            if wanted != len(sample.images):
+                raise ValueError(f"sample {i}: {wanted} image placeholders but {len(sample.images)} images")
+        blocks = iter(self.image_embeds([image for sample in samples for image in sample.images]))
+        embeds, labels = [], []
+        for sample in samples:
+            rows, marks = self._expand(sample, [next(blocks) for _ in sample.images])
+            embeds.append(rows[: self.config.max_length])
+            labels.append(marks[: self.config.max_length])
+        return Batch(
+            pad_sequence(embeds, batch_first=True),
+            pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
+            tuple(len(row) for row in labels),
+        )
+
+    def forward(self, samples: Sequence[Sample]) -> Tensor:
+        """Samples -> mean cross entropy (float32 scalar) over every label that is not ignored."""
+        batch = self.assemble(samples)
+        return self.loss(self.hidden(batch.inputs_embeds), batch.labels)
+
+    def hidden(self, inputs_embeds: Tensor) -> Tensor:
+        """Embeddings [B, T, H], padded to the right or not at all -> hidden states [B, T, H]."""
+        positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).expand(inputs_embeds.shape[:2])
+        return self.model(inputs_embeds, positions, CausalAttention())
+
+    def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Hidden states [B, T, H], labels [B, T] -> mean next-token cross entropy. Only learnt positions meet the head."""
+        targets = labels[:, 1:]
+        learnt = targets != IGNORE_INDEX
+        if not learnt.any():
+            raise ValueError("every label of the batch is ignored: there is nothing to learn from it")
+        logits = F.linear(hidden[:, :-1][learnt], self.head_weight)
+        return F.cross_entropy(logits.float(), targets[learnt])
+
+    def _expand(self, sample: Sample, blocks: list[Tensor]) -> tuple[Tensor, Tensor]:
+        holes = (sample.input_ids == IMAGE_PLACEHOLDER).nonzero().flatten().tolist()
+        text = self.embed(sample.input_ids.clamp(min=0))
+        if not holes:
+            return text, sample.labels
+        rows, labels, start = [], [], 0
+        for hole, block in zip(holes, blocks, strict=True):
+            rows += [text[start:hole], block.to(text.dtype)]
+            labels += [sample.labels[start:hole], sample.labels.new_full((len(block),), IGNORE_INDEX)]
+            start = hole + 1
+        return torch.cat([*rows, text[start:]]), torch.cat([*labels, sample.labels[start:]])
+
+
+def build_illume(config: IllumeConfig, seed: int) -> IllumeModel:
+    """A fresh model with reproducible random weights; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = IllumeModel(config)
+    return model

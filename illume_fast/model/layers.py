@@ -1,0 +1,48 @@
+"""Building blocks of the decoder, over the fused ops."""
+
+import torch
+from torch import Tensor, nn
+
+from illume_fast.ops.rms_norm import add_rms_norm, rms_norm
+from illume_fast.ops.swiglu import swiglu
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467), optionally after a residual sum."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width]."""
+        return rms_norm(x, self.weight.to(x.dtype), self.eps)
+
+    def after_sum(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm(x + residual), x + residual), both in the residual's dtype."""
+        return add_rms_norm(x.to(residual.dtype), residual, self.weight.to(residual.dtype), self.eps)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width]."""
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+def rotary_table(positions: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32 [..., head_size / 2], of rotary positions [...] (Su et al., arXiv 2104.09864).
+
+    Made afresh from float32 frequencies at each pass: a stored buffer would be rounded when the model is cast.
+    """
+    exponents = torch.arange(0, head_size, 2, dtype=torch.float32, device=positions.device) / head_size
+    angles = positions.unsqueeze(-1).float() * (1.0 / theta**exponents)
+    return angles.cos(), angles.sin()

@@ -1,0 +1,31 @@
+"""How the language model sees: continuous features of a picture at two grains."""
+
+from torch import Tensor, nn
+
+from illume_fast.model.config import VisionTowerConfig
+from illume_fast.model.movqgan import MoVQEncoder
+from illume_fast.model.vision_encoder import Qwen2ViT
+
+
+class DualVisionTower(nn.Module):
+    """Merged features of a vision transformer beside the pixel encoder's map, both before any quantiser.
+
+    The weights start as the vision tokenizer's, but are fine-tuned with the language model and belong to it.
+    """
+
+    def __init__(self, config: VisionTowerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.semantic_encoder = Qwen2ViT(config.semantic_encoder)
+        self.pixel_encoder = MoVQEncoder(config.pixel_encoder)
+
+    def grids(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """((semantic rows, columns), (pixel rows, columns)) of a picture; ValueError unless sides suit the factor."""
+        factor = self.config.factor
+        if height < factor or width < factor or height % factor or width % factor:
+            raise ValueError(f"picture of {height}x{width} pixels: both sides must be multiples of {factor}")
+        return self.config.semantic_encoder.grid(height, width), (height // factor, width // factor)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures [B, 3, H, W] in [-1, 1] -> semantic [B, h * w, D0] and pixel features [B, p * q, D1], raster order."""
+        return self.semantic_encoder(pictures), self.pixel_encoder(pictures).flatten(2).transpose(1, 2)
