@@ -20,9 +20,10 @@ __all__ = [
     "illume_plus_vocab",
 ]
 
+
 @dataclass(frozen=True)
 class DecoderConfig(Config):
-    """A Qwen2/Qwen3/Llama-like decoder. `dropout` acts in training only, on embeddings and on both residual branches."""
+    """A Qwen2, Qwen3 or Llama decoder; `dropout` acts in training, on embeddings and both residual branches."""
 
     vocab_size: int
     hidden_size: int

@@ -66,13 +66,14 @@ class Decoder(nn.Module):
 
 
 class CausalLM(nn.Module):
-    """A decoder and its head; `model.*` and `lm_head.weight` as in Hugging Face, no `lm_head` where weights are tied."""
+    """A decoder and its head, named as in Hugging Face; there is no `lm_head` where weights are tied."""
 
     def __init__(self, config: DecoderConfig, model: Decoder | None = None) -> None:
         super().__init__()
         self.model = Decoder(config) if model is None else model
-        self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        if self.lm_head is not None:
+        self.lm_head: nn.Linear | None = None
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
             initialise(self.lm_head)
         self.register_load_state_dict_pre_hook(_drop_repeats)
 

@@ -104,7 +104,7 @@ class IllumeModel(CausalLM):
         return self.model(inputs_embeds, positions, CausalAttention())
 
     def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Hidden states [B, T, H], labels [B, T] -> mean next-token cross entropy. Only learnt positions meet the head."""
+        """Hidden states [B, T, H], labels [B, T] -> mean next-token cross entropy; only learnt positions meet the head."""
         targets = labels[:, 1:]
         learnt = targets != IGNORE_INDEX
         if not learnt.any():

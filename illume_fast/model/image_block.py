@@ -20,7 +20,7 @@ def block_length(semantic: Grid, pixel: Grid) -> int:
 
 
 def block_slots(vocab: VocabConfig, semantic: Grid, pixel: Grid) -> Tensor:
-    """int64 [block_length]: a structure token's id, or `SEMANTIC_SLOT` / `PIXEL_SLOT` where a code or feature stands."""
+    """int64 [block_length]: a structure token's id, or `SEMANTIC_SLOT` / `PIXEL_SLOT` for a code or feature."""
     soi, eoi, eol, sol0, eol0, sol1, eol1 = vocab.structure
     levels = []
     for (rows, columns), slot in ((semantic, SEMANTIC_SLOT), (pixel, PIXEL_SLOT)):

@@ -27,5 +27,5 @@ class DualVisionTower(nn.Module):
         return self.config.semantic_encoder.grid(height, width), (height // factor, width // factor)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, H, W] in [-1, 1] -> semantic [B, h * w, D0] and pixel features [B, p * q, D1], raster order."""
+        """Pictures [B, 3, H, W] in [-1, 1] -> semantic [B, h * w, D0] and pixel features [B, p * q, D1]."""
         return self.semantic_encoder(pictures), self.pixel_encoder(pictures).flatten(2).transpose(1, 2)

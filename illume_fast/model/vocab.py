@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from illume_fast.model.strict import Config, ConfigError
 
@@ -49,7 +50,7 @@ class VocabConfig(Config):
         for lo, hi in ranges:
             if lo < 0 or hi < lo or hi >= self.rows:
                 raise ConfigError(f"VocabConfig: ids {lo}..{hi} do not fit into 0..{self.rows - 1}")
-        for (_, before), (after, _) in zip(ranges, ranges[1:], strict=False):
+        for (_, before), (after, _) in pairwise(ranges):
             if after <= before:
                 raise ConfigError(f"VocabConfig: id {after} stands for two tokens")
 
