@@ -11,7 +11,7 @@ LOCKED = mkdir -p build && flock build/.lock
 .PHONY: setup build demo test test-all lint sanitize clean
 
 build:
-	@$(LOCKED) $(BIN)/python setup.py -q build_ext --inplace
+	@$(LOCKED) env ILLUME_FAST_REQUIRE_NATIVE=1 $(BIN)/python setup.py -q build_ext --inplace
 
 clean:
 	rm -rf build dist *.egg-info kernels/_C*.so kernels/_build_report.json

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings.h"
+#include "illume_fast/cuda.h"
 #include "illume_fast/isa.h"
 
 namespace illume_fast {
@@ -13,6 +14,7 @@ void register_runtime(py::module_& m) {
   m.def("max_threads", [] { return omp_get_max_threads(); });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
   m.attr("cuda_architectures") = ILLUME_FAST_CUDA_ARCHITECTURES;
+  m.def("cuda_error_string", &cuda::error_string, py::arg("code"));
 #else
   m.attr("cuda_architectures") = py::none();
 #endif

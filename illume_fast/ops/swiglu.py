@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels.cpu import swiglu as cpu
+from illume_fast.kernels.cuda import swiglu as cuda
 from illume_fast.ops.dispatch import Backend, declare
 
 
@@ -53,6 +54,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
 swiglu_backward = declare(
     "swiglu_backward",
     swiglu_backward_reference,
+    Backend("cuda", cuda.backward, cuda.declines),
     Backend("cpu", cpu.backward, cpu.declines),
     check=_check,
     fake=lambda grad, gate, up: (_empty(gate), _empty(up)),
@@ -60,6 +62,7 @@ swiglu_backward = declare(
 swiglu = declare(
     "swiglu",
     swiglu_reference,
+    Backend("cuda", cuda.forward, cuda.declines),
     Backend("cpu", cpu.forward, cpu.declines),
     check=_check,
     fake=lambda gate, up: _empty(gate),

@@ -8,7 +8,11 @@ from illume_fast.kernels import native
 declines = native.declines_cpu
 
 
-def _in_rows(gate: Tensor, up: Tensor) -> tuple[Tensor, int, Tensor, int, int, int]:
+def in_rows(gate: Tensor, up: Tensor) -> tuple[Tensor, int, Tensor, int, int, int]:
+    """(gate, its row stride, up, its row stride, rows, columns): views where axes can be merged, else copies.
+
+    Keep the tensors until the kernel has run. The operands must not be empty.
+    """
     if gate.is_contiguous() and up.is_contiguous():
         n = gate.numel()
         return gate, n, up, n, 1, n
@@ -22,7 +26,7 @@ def forward(gate: Tensor, up: Tensor) -> Tensor:
     out = torch.empty_like(gate, memory_format=torch.contiguous_format)
     if out.numel() == 0:
         return out
-    gate, gate_stride, up, up_stride, rows, columns = _in_rows(gate, up)
+    gate, gate_stride, up, up_stride, rows, columns = in_rows(gate, up)
     native._C.swiglu_forward(
         native.DTYPE_CODES[out.dtype],
         gate.data_ptr(),
@@ -42,7 +46,7 @@ def backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     grad_up = torch.empty_like(grad_gate)
     if grad_gate.numel() == 0:
         return grad_gate, grad_up
-    gate, gate_stride, up, up_stride, rows, columns = _in_rows(gate, up)
+    gate, gate_stride, up, up_stride, rows, columns = in_rows(gate, up)
     native._C.swiglu_backward(
         native.DTYPE_CODES[grad.dtype],
         grad.data_ptr(),

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "illume_fast/cuda.h"
 #include "illume_fast/dtype.h"
 #include "illume_fast/isa.h"
 
@@ -20,5 +21,15 @@ ILLUME_FAST_PER_ISA(void, swiglu_backward,
                     (DType dtype, const void* grad, const void* gate, int64_t gate_stride, const void* up,
                      int64_t up_stride, void* grad_gate, void* grad_up, int64_t rows, int64_t columns),
                     (dtype, grad, gate, gate_stride, up, up_stride, grad_gate, grad_up, rows, columns))
+
+namespace cuda {
+
+// The same on a GPU. Both return 0 or CUDA's error code, of the launch alone; rows * columns > 0.
+int swiglu_forward(DType dtype, const void* gate, int64_t gate_stride, const void* up, int64_t up_stride, void* out,
+                   int64_t rows, int64_t columns, Stream stream);
+int swiglu_backward(DType dtype, const void* grad, const void* gate, int64_t gate_stride, const void* up,
+                    int64_t up_stride, void* grad_gate, void* grad_up, int64_t rows, int64_t columns, Stream stream);
+
+}  // namespace cuda
 
 }  // namespace illume_fast

@@ -1,0 +1,55 @@
+"""SwiGLU on an NVIDIA GPU, forward and backward; contracts are in `illume_fast.ops.swiglu`."""
+
+import torch
+from torch import Tensor
+
+from illume_fast.kernels import native
+from illume_fast.kernels.cpu.swiglu import in_rows
+
+declines = native.declines_cuda
+
+
+def forward(gate: Tensor, up: Tensor) -> Tensor:
+    out = torch.empty_like(gate, memory_format=torch.contiguous_format)
+    if out.numel() == 0:
+        return out
+    gate, gate_stride, up, up_stride, rows, columns = in_rows(gate, up)
+    with torch.cuda.device(out.device):
+        code = native._C.cuda_swiglu_forward(
+            native.DTYPE_CODES[out.dtype],
+            gate.data_ptr(),
+            gate_stride,
+            up.data_ptr(),
+            up_stride,
+            out.data_ptr(),
+            rows,
+            columns,
+            torch.cuda.current_stream().cuda_stream,
+        )
+    native.raise_cuda_error("swiglu", code)
+    return out
+
+
+def backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    grad = grad.contiguous()
+    grad_gate = torch.empty_like(gate, memory_format=torch.contiguous_format)
+    grad_up = torch.empty_like(grad_gate)
+    if grad_gate.numel() == 0:
+        return grad_gate, grad_up
+    gate, gate_stride, up, up_stride, rows, columns = in_rows(gate, up)
+    with torch.cuda.device(grad.device):
+        code = native._C.cuda_swiglu_backward(
+            native.DTYPE_CODES[grad.dtype],
+            grad.data_ptr(),
+            gate.data_ptr(),
+            gate_stride,
+            up.data_ptr(),
+            up_stride,
+            grad_gate.data_ptr(),
+            grad_up.data_ptr(),
+            rows,
+            columns,
+            torch.cuda.current_stream().cuda_stream,
+        )
+    native.raise_cuda_error("swiglu_backward", code)
+    return grad_gate, grad_up
