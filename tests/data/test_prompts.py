@@ -1,0 +1,156 @@
+"""Prompt files: every format, and every way a row can be wrong."""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from illume_fast.data.errors import InputError
+from illume_fast.data.prompts import MAX_SEED, parse_size, read_prompts
+
+
+def written(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def test_txt_is_a_prompt_a_line_and_blank_lines_do_not_count(tmp_path):
+    prompts = read_prompts(written(tmp_path, "p.txt", "\ufeffred apple\r\n\n   \nein Käse\n"))
+    assert [(p.id, p.prompt) for p in prompts] == [("0000", "red apple"), ("0001", "ein Käse")]
+    assert prompts[1].origin.endswith("p.txt line 4")
+    assert prompts[0].seed is prompts[0].size is prompts[0].image is prompts[0].num_images is None
+
+
+def test_jsonl_carries_everything_and_ignores_what_it_does_not_know(tmp_path):
+    row = {"prompt": "a cat", "id": 7, "seed": 3, "size": "64x32", "num_images": 2, "image": "in/cat.png", "tag": "x"}
+    (found,) = read_prompts(written(tmp_path, "p.jsonl", json.dumps(row) + "\n"))
+    assert (found.id, found.seed, found.size, found.num_images) == ("7", 3, (64, 32), 2)
+    assert found.image == tmp_path / "in/cat.png"
+
+
+@pytest.mark.parametrize("name,separator", [("p.csv", ","), ("p.TSV", "\t")])
+def test_tables_find_the_prompt_column_in_any_case_and_take_empty_cells_as_not_given(tmp_path, name, separator):
+    lines = [["Challenge", "Prompt", "seed"], ["x", '"red apple, small"', "5"], ["y", "pear", ""], ["", "", ""]]
+    prompts = read_prompts(written(tmp_path, name, "\n".join(separator.join(line) for line in lines)))
+    assert [(p.prompt, p.seed) for p in prompts] == [("red apple, small", 5), ("pear", None)]
+
+
+def test_a_csv_cell_may_hold_lines(tmp_path):
+    (found,) = read_prompts(written(tmp_path, "p.csv", 'prompt\n"one\ntwo"\n'))
+    assert found.prompt == "one\ntwo"
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"Prompt": ["pear", "fig"], "seed": [1.0, float("nan")], "embedding": [[0.0], [1.0]]})
+    parquet.write_table(table, tmp_path / "p.parquet")
+    assert [(p.prompt, p.seed) for p in read_prompts(str(tmp_path / "p.parquet"))] == [("pear", 1), ("fig", None)]
+
+
+def test_damaged_parquet(tmp_path):
+    pytest.importorskip("pyarrow")
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        read_prompts(written(tmp_path, "p.parquet", b"PAR1 and no more"))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match="needs pyarrow"):
+        read_prompts(written(tmp_path, "p.parquet", b""))
+
+
+def test_a_quoted_prompt_is_itself():
+    (found,) = read_prompts("  red apple on a table ")
+    assert (found.id, found.prompt) == ("0000", "red apple on a table")
+    assert len(read_prompts("very long " * 2000)) == 1
+
+
+def test_given_and_made_ids_may_not_meet(tmp_path):
+    with pytest.raises(InputError, match=r"line 2: id '0001' was already used in .* line 1"):
+        read_prompts(written(tmp_path, "p.jsonl", '{"prompt": "a", "id": "0001"}\n{"prompt": "b"}'))
+    with pytest.raises(InputError, match="id 'CAT' was already used"):
+        read_prompts(written(tmp_path, "p.jsonl", '{"prompt": "a", "id": "cat"}\n{"prompt": "b", "id": "CAT"}'))
+
+
+GOOD = '{"prompt": "a"}\n'
+
+
+@pytest.mark.parametrize(
+    "name,content,message",
+    [
+        ("p.txt", "", "has no prompts"),
+        ("p.txt", " \n\n", "has no prompts"),
+        ("p.txt", b"ok\n\xff\xfe", r"p\.txt line 2: not UTF-8"),
+        ("p.txt", "a\0b", "line 1: the prompt has a NUL"),
+        ("p.doc", "red apple", r"unknown format '\.doc'; known: \.txt, \.jsonl"),
+        ("p.jsonl", GOOD + "\n{oops", "line 3: not JSON"),
+        ("p.jsonl", GOOD + "[1]", r"line 2: each line must be one JSON object, got \[1\]"),
+        ("p.jsonl", GOOD + "[" * 100_000, "line 2: not JSON"),
+        ("p.jsonl", '{"text": "a"}', 'line 1: needs a "prompt" that is a text, got None'),
+        ("p.jsonl", '{"prompt": 5}', "got 5"),
+        ("p.jsonl", '{"prompt": " "}', "got ' '"),
+        ("p.jsonl", '{"prompt": "a", "num_image": 2}', "unknown key 'num_image'; did you mean 'num_images'"),
+        ("p.jsonl", '{"prompt": "a", "seed": -1}', f'"seed" must be a whole number from 0 to {MAX_SEED}, got -1'),
+        ("p.jsonl", '{"prompt": "a", "seed": 1.5}', "got 1.5"),
+        ("p.jsonl", '{"prompt": "a", "seed": true}', "got True"),
+        ("p.jsonl", '{"prompt": "a", "num_images": 0}', '"num_images" must be a whole number from 1'),
+        ("p.jsonl", '{"prompt": "a", "size": "big"}', "size 'big' is not HEIGHTxWIDTH"),
+        ("p.jsonl", '{"prompt": "a", "size": "0x64"}', "size '0x64'"),
+        ("p.jsonl", '{"prompt": "a", "id": "../x"}', r"id '\.\./x' cannot name a file"),
+        ("p.jsonl", '{"prompt": "a", "id": ""}', "id '' cannot name a file"),
+        ("p.jsonl", '{"prompt": "a", "image": 3}', '"image" must be the path of a picture, got 3'),
+        ("p.csv", "", "no column 'prompt'; its columns: none"),
+        ("p.csv", "text,seed\na,1", "no column 'prompt'; its columns: text, seed"),
+        ("p.csv", "prompt\n", "has no prompts"),
+        ("p.csv", "prompt,seed\nred apple, small,1", "line 2: 3 cells under 2 columns"),
+        ("p.csv", 'prompt\n"open', "line 2: unexpected end of data"),
+        ("p.csv", "prompt,seed\napple,one", "line 2: \"seed\" must be a whole number from 0 to .*, got 'one'"),
+    ],
+)
+def test_bad_files_name_the_place_in_one_line(tmp_path, name, content, message):
+    with pytest.raises(InputError, match=message) as caught:
+        read_prompts(written(tmp_path, name, content))
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source,message",
+    [("nowhere.txt", "prompt file nowhere.txt does not exist"), ("  ", "the prompt is empty"), ("/", "unknown|folder")],
+)
+def test_bad_sources(source, message):
+    with pytest.raises(InputError, match=message):
+        read_prompts(source)
+
+
+@pytest.mark.parametrize("text", ["64", "64x", "64x64x3", "-64x64", "64 x 64", "1e2x64"])
+def test_bad_sizes(text):
+    with pytest.raises(InputError, match="is not HEIGHTxWIDTH in pixels, for example 64x64"):
+        parse_size(text)
+
+
+def test_sizes_are_height_then_width():
+    assert parse_size("384x512") == (384, 512)
+
+
+@pytest.mark.parametrize("name,count", [("parti.tsv", 1632), ("geneval.jsonl", 553), ("dpg.jsonl", 1065)])
+def test_published_prompt_sets_are_read_whole(name, count, shared_prompts):
+    assert len(read_prompts(str(shared_prompts / name))) == count
+
+
+def test_reading_prompts_needs_no_torch():
+    spec = importlib.util.find_spec("illume_fast.data.prompts")
+    assert "torch" not in open(spec.origin, encoding="utf-8").read()
+
+
+@pytest.fixture
+def shared_prompts():
+    root = Path(os.environ.get("ILLUME_FAST_DATA", Path(__file__).parents[2].parent / "shared/data"))
+    if not (root / "prompts").is_dir():
+        pytest.skip(f"no prompt sets at {root / 'prompts'}; set ILLUME_FAST_DATA")
+    return root / "prompts"
