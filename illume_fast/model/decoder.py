@@ -1,6 +1,5 @@
 """The decoder-only language model: one module for training and for generation, with Hugging Face parameter names."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -119,10 +118,10 @@ def _drop_repeats(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any
         del state[key]
 
 
-def _drop_tied_head(state: dict[str, Any] | Mapping[str, Any], prefix: str) -> None:
+def _drop_tied_head(state: dict[str, Any], prefix: str) -> None:
     head, embedding = state.get(f"{prefix}lm_head.weight"), state.get(f"{prefix}model.embed_tokens.weight")
     if head is None:
         return
     if embedding is not None and not torch.equal(head, embedding):
         raise ValueError("lm_head.weight differs from model.embed_tokens.weight, but the config ties them")
-    del state[f"{prefix}lm_head.weight"]  # type: ignore[attr-defined]
+    del state[f"{prefix}lm_head.weight"]

@@ -70,7 +70,8 @@ class IllumeModel(CausalLM):
         for size, places in by_size.items():
             grids = self.model.vision_tower.grids(*size)
             features = self.model.vision_tower(torch.cat([pictures[i] for i in places]))
-            blocks = fill_block(structure, *self.model.mm_projector(*features), grids)
+            semantic, pixel = self.model.mm_projector(*features)
+            blocks = fill_block(structure, semantic, pixel, grids)
             for i, block in zip(places, blocks, strict=True):
                 found[i] = block
         return [block for block in found if block is not None]
@@ -104,7 +105,10 @@ class IllumeModel(CausalLM):
         return self.model(inputs_embeds, positions, CausalAttention())
 
     def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Hidden states [B, T, H], labels [B, T] -> mean next-token cross entropy; only learnt positions meet the head."""
+        """Hidden states [B, T, H], labels [B, T] -> mean next-token cross entropy.
+
+        Only learnt positions meet the head.
+        """
         targets = labels[:, 1:]
         learnt = targets != IGNORE_INDEX
         if not learnt.any():

@@ -71,7 +71,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if len(items) != len(value):
             raise ConfigError(f"{where}: expected {len(items)} values, got {len(value)}")
         return tuple(_convert(item, v, where) for item, v in zip(items, value, strict=True))
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else parse(hint, value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

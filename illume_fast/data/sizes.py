@@ -1,0 +1,102 @@
+"""Picture sizes: their grids of tokens, and which of several sizes suits a picture best.
+
+Sizes are (height, width) in pixels. Tables: ILLUME+ (Huang et al., arXiv 2504.01934).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from illume_fast.model.image_block import block_length
+from illume_fast.model.vision_config import PixelCodecConfig, ViTConfig
+
+Size = tuple[int, int]
+
+RATIOS: tuple[Size, ...] = (
+    (512, 512),
+    (384, 512),
+    (512, 384),
+    (384, 768),
+    (768, 384),
+    (384, 576),
+    (576, 384),
+    (320, 960),
+    (960, 320),
+    (256, 1024),
+    (1024, 256),
+)
+"""The sizes at which the published models generate and edit."""
+
+MAX_CROP = 0.2
+"""A training picture that would lose more than this part of its area to cropping fits no size."""
+
+
+@dataclass(frozen=True)
+class ImageGrid:
+    """A picture size and its rows and columns of semantic and of pixel tokens."""
+
+    height: int
+    width: int
+    semantic: tuple[int, int]
+    pixel: tuple[int, int]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens from `<start_of_image>` to `<end_of_image>`."""
+        return block_length(self.semantic, self.pixel)
+
+
+def image_grid(
+    size: Size, semantic: ViTConfig, pixel: PixelCodecConfig, allowed: Sequence[Size] | None = None
+) -> ImageGrid:
+    """Grid of `size` for encoders of these strides. ValueError, listing what is allowed, for any other size.
+
+    Without `allowed`, every size is whose sides are multiples of the pixel factor and hold one semantic cell.
+    """
+    height, width = size
+    if allowed is not None and size not in allowed:
+        raise ValueError(f"size {format_size(size)} is not supported; allowed are {format_sizes(allowed)}")
+    factor = pixel.factor
+    if height % factor or width % factor or min(height, width) < max(factor, semantic.cell):
+        raise ValueError(
+            f"size {format_size(size)} is not supported; sides must be multiples of {factor} "
+            f"and at least {max(factor, semantic.cell)}"
+        )
+    return ImageGrid(height, width, semantic.grid(height, width), (height // factor, width // factor))
+
+
+def format_size(size: Size) -> str:
+    """(H, W) -> 'HxW'."""
+    return f"{size[0]}x{size[1]}"
+
+
+def format_sizes(sizes: Sequence[Size]) -> str:
+    """A list for messages: '512x512, 384x512'."""
+    return ", ".join(map(format_size, sizes))
+
+
+def nearest_size(size: Size, choices: Sequence[Size] = RATIOS) -> Size:
+    """The choice of closest aspect ratio (width over height); among equals, the closest in pixels."""
+    height, width = size
+    return min(choices, key=lambda c: (abs(width / height - c[1] / c[0]), (height - c[0]) ** 2 + (width - c[1]) ** 2))
+
+
+def covering_size(size: Size, target: Size) -> Size:
+    """The smallest size, near the aspect ratio of `size`, that covers `target`; one side is equal."""
+    (height, width), (rows, columns) = size, target
+    by_width, by_height = (int(height * columns / width), columns), (rows, int(width * rows / height))
+    if by_width[0] >= rows:
+        return by_width
+    return by_height[0], max(by_height[1], columns)
+
+
+def cropped_fraction(size: Size, target: Size) -> float:
+    """The part of the area lost when a picture of `size` is scaled to cover `target` and cropped to it."""
+    rows, columns = covering_size(size, target)
+    return 1.0 - target[0] * target[1] / (rows * columns)
+
+
+def fitting_size(size: Size, target: Size) -> Size:
+    """The largest size, near the aspect ratio of `size`, that fits inside `target`; at least 1 pixel a side."""
+    (height, width), (rows, columns) = size, target
+    scale = min(rows / height, columns / width)
+    return max(1, min(rows, int(height * scale))), max(1, min(columns, int(width * scale)))

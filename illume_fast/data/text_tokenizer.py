@@ -1,0 +1,108 @@
+"""Text to ids and back, over the `tokenizers` library and its `tokenizer.json`."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from illume_fast.data.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+IM_START = "<|im_start|>"
+IM_END = "<|im_end|>"
+SPECIALS = (END_OF_TEXT, IM_START, IM_END)
+
+# Qwen2: contractions, words with at most one leading sign, single digits, runs of signs, line ends, other white space
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+class TextTokenizer:
+    """A byte-level BPE. Whatever a text holds, it is encoded as plain text: control and image tokens written out in
+    a caption never become the tokens themselves."""
+
+    def __init__(self, tokenizer: "Tokenizer") -> None:
+        self._tokenizer = tokenizer
+        tokenizer.encode_special_tokens = True
+        self.pad, self.im_start, self.im_end = (self._id(token) for token in SPECIALS)
+
+    @classmethod
+    def from_file(cls, path: Path | str, text_size: int | None = None) -> "TextTokenizer":
+        """Read `tokenizer.json`; InputError when it is missing or damaged.
+
+        Added tokens at and above `text_size` (structure, sizes, codes) are left out: they are known by id, and
+        matching over a hundred thousand of them would slow every text down.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            if text_size is not None:
+                values["added_tokens"] = [t for t in values["added_tokens"] if t["id"] < text_size]
+            return cls(_library().Tokenizer.from_str(json.dumps(values)))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        # the library raises plain Exception for what it cannot parse
+        except Exception as error:
+            raise InputError(f"{path}: not a tokenizer.json: {error}") from None
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> "TextTokenizer":
+        """Learn a byte-level BPE of at most `size` tokens, the three control tokens last."""
+        library = _library()
+        tokenizer = library.Tokenizer(library.models.BPE())
+        tokenizer.normalizer = library.normalizers.NFC()
+        tokenizer.pre_tokenizer = library.pre_tokenizers.Sequence([
+            library.pre_tokenizers.Split(library.Regex(_WORDS), behavior="isolated"),
+            library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ])  # fmt: skip
+        tokenizer.decoder = library.decoders.ByteLevel()
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=size - len(SPECIALS),
+            initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        tokenizer.add_special_tokens(list(SPECIALS))
+        return cls(tokenizer)
+
+    @property
+    def size(self) -> int:
+        """One more than the highest id."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Plain text -> ids."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids -> text; control tokens and ids outside the text vocabulary leave nothing behind."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def save(self, path: Path | str) -> None:
+        """Write `tokenizer.json`."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The text of `tokenizer.json`."""
+        return self._tokenizer.to_str(pretty=False)
+
+    def _id(self, token: str) -> int:
+        found = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise InputError(f"the tokenizer lacks {token}")
+        return found
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+        from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers  # noqa: F401
+    except ImportError:
+        raise InputError("text needs the package 'tokenizers'; install it with: pip install tokenizers") from None
+    return tokenizers
