@@ -1,0 +1,106 @@
+"""The engine: a model, a paged cache, and `generate`."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from illume_fast.engine.cache import PagedCache
+from illume_fast.engine.invariance import linear_layers, row_multiple
+from illume_fast.engine.request import GenerativeModel, OnStep, Request, Result, Segment
+from illume_fast.engine.run import Run
+
+_DEFAULT_CACHE_BYTES = 2**30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """Sizes of the engine.
+
+    `max_batch` samples draw together (guidance doubles the streams, not this number). The cache holds `cache_tokens`
+    tokens, by default what fits in 1 GiB. Prompts are read in passes of at most `read_tokens` tokens. With
+    `invariant`, batches are filled up so that a row's bits do not depend on its neighbours (see `invariance`); this
+    costs up to seven idle rows in a step and changes nothing from eight streams on.
+    """
+
+    max_batch: int = 64
+    cache_tokens: int | None = None
+    page_size: int = 16
+    read_tokens: int = 1024
+    invariant: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "page_size", "read_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"EngineConfig.{name}: must be at least 1, got {getattr(self, name)}")
+        if self.cache_tokens is not None and self.cache_tokens < 1:
+            raise ValueError(f"EngineConfig.cache_tokens: must be at least 1, got {self.cache_tokens}")
+
+
+class Engine:
+    """Draws answers to many prompts at once, for any `GenerativeModel`.
+
+    A sample's ids depend on its prompt, plan, sampling settings and seed alone: not on the batch, its order, or what
+    is shared (float32; other dtypes as far as the machine's matrix products allow, which `invariant` makes sure of).
+    """
+
+    def __init__(self, model: GenerativeModel, config: EngineConfig | None = None) -> None:
+        self.model = model
+        self.config = config or EngineConfig()
+        head = model.head_weight
+        self.device, self.dtype = head.device, head.dtype
+        self.vocab_size, self.hidden_size = head.shape
+        shape = model.decoder.config
+        token_bytes = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_size * head.element_size()
+        tokens = self.config.cache_tokens or min(
+            _DEFAULT_CACHE_BYTES // token_bytes, 2 * self.config.max_batch * shape.max_position_embeddings
+        )
+        # one more page for rows that only fill up a batch
+        pages = -(-tokens // self.config.page_size) + 1
+        self.row_multiple = 1
+        if self.config.invariant:
+            most = max(2 * self.config.max_batch, self.config.read_tokens)
+            self.row_multiple = row_multiple(linear_layers(model.decoder), most)
+        self.cache = PagedCache(shape, pages, self.config.page_size, self.dtype, self.device)
+        self._running = False
+
+    def generate(self, requests: Iterable[Request], on_step: OnStep | None = None) -> Iterator[Result]:
+        """Yield every sample of every request as it finishes; failures come as results with an `error`.
+
+        `requests` is read lazily, a request at a time as room appears. `on_step` is called after every step.
+
+        Raises:
+            RuntimeError: the engine is already generating, or pages leaked.
+        """
+        if self._running:
+            raise RuntimeError("engine: already generating; finish or close the first run before starting another")
+        self._running = True
+        try:
+            run = Run(self.model, self.cache, self.config.max_batch, self.config.read_tokens, self.row_multiple)
+            yield from run.results(requests, self.refusal, on_step)
+        finally:
+            self._running = False
+            self.cache.check()
+
+    def refusal(self, request: Request) -> str | None:
+        """Why `request` cannot run on this engine, in one line, or None."""
+        if (problem := request.problem()) is not None:
+            return problem
+        longest = self.model.decoder.config.max_position_embeddings
+        for prompt in (request.prompt, request.unconditional or ()):
+            for segment in prompt:
+                if (problem := self._bad_segment(segment)) is not None:
+                    return problem
+            total = sum(map(len, prompt)) + len(request.plan)
+            if total > longest:
+                return f"prompt and answer are {total} tokens long, the model takes {longest}"
+        if request.plan.highest_id >= self.vocab_size:
+            return f"the plan holds id {request.plan.highest_id}, the vocabulary ends at {self.vocab_size - 1}"
+        return None
+
+    def _bad_segment(self, segment: Segment) -> str | None:
+        if segment.features is not None:
+            if segment.features.shape[1] != self.hidden_size:
+                return f"features are {segment.features.shape[1]} wide, the model's hidden size is {self.hidden_size}"
+        elif segment.ids and not 0 <= min(segment.ids) <= max(segment.ids) < self.vocab_size:
+            bad = next(i for i in segment.ids if not 0 <= i < self.vocab_size)
+            return f"the prompt holds id {bad}, allowed are 0 to {self.vocab_size - 1}"
+        return None

@@ -1,0 +1,232 @@
+"""What goes into the engine and what comes out: prompts as segments, sampling settings, requests and results.
+
+Nothing here knows a particular model. An adapter (such as `illume_fast.pipeline`) turns prompts and pictures into
+`Segment`s, a picture size into a `Plan`, and the ids of a `Result` back into pictures or text.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from illume_fast.engine.plan import Plan
+from illume_fast.model.attention import Attend
+
+
+class DecoderShape(Protocol):
+    """The numbers of a decoder's config that size a key-value cache."""
+
+    @property
+    def num_hidden_layers(self) -> int: ...
+
+    @property
+    def num_key_value_heads(self) -> int: ...
+
+    @property
+    def head_size(self) -> int: ...
+
+    @property
+    def max_position_embeddings(self) -> int: ...
+
+
+class PagedDecoder(Protocol):
+    """The body of a language model: embeddings in, hidden states out."""
+
+    @property
+    def config(self) -> DecoderShape: ...
+
+    def __call__(self, inputs_embeds: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """inputs_embeds [T, H], positions int64[T] -> hidden [T, H]; each layer calls `attend` with rotated q, k."""
+        ...
+
+
+class GenerativeModel(Protocol):
+    """Any decoder with a token embedding and a linear head over its vocabulary."""
+
+    @property
+    def decoder(self) -> PagedDecoder: ...
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids int64[T] -> embeddings [T, H]."""
+        ...
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The head's matrix [V, H]; logits are `hidden @ head_weight.T`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A stretch of a prompt: token ids, or features that are already embedded.
+
+    `ids` is a tuple of ints. `features` is [n, H] with a `key` that names its content: two segments with the same
+    key and length are taken to hold the same features, which lets requests share their pages.
+    """
+
+    ids: tuple[int, ...] = ()
+    features: Tensor | None = None
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.features is None:
+            if self.key is not None:
+                raise ValueError("segment: a key belongs to features, and there are none")
+            return
+        if self.ids:
+            raise ValueError("segment: give ids or features, not both")
+        if self.features.ndim != 2:
+            raise ValueError(f"segment: features must be [n, H], got shape {tuple(self.features.shape)}")
+        if not self.key:
+            raise ValueError("segment: features need a key that names their content")
+
+    def __len__(self) -> int:
+        return len(self.ids) if self.features is None else self.features.shape[0]
+
+
+@dataclass(frozen=True)
+class SamplingSet:
+    """How one kind of token is drawn; the meaning of each number is that of `illume_fast.ops.cfg_sample`."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(
+                f"sampling: temperature must be 0 (greedy) or a finite positive number, got {self.temperature}"
+            )
+        if self.top_k < 0:
+            raise ValueError(f"sampling: top_k must be 0 (off) or positive, got {self.top_k}")
+        if not 0 <= self.top_p <= 1:
+            raise ValueError(f"sampling: top_p must lie in [0, 1], got {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"sampling: min_p must lie in [0, 1], got {self.min_p}")
+
+
+GREEDY = SamplingSet(temperature=0.0)
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """One `SamplingSet` per kind of token (a plan's sites index them), and the guidance scale of the request.
+
+    Guidance 1 means none: the unconditional prompt is then not even read.
+    """
+
+    sets: tuple[SamplingSet, ...] = (SamplingSet(),)
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise ValueError("sampling: at least one sampling set is needed")
+        if not abs(self.guidance) < float("inf"):
+            raise ValueError(f"sampling: guidance must be a finite number, got {self.guidance}")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Request:
+    """`n` samples of one answer to one prompt.
+
+    `unconditional` is the prompt of the second branch of classifier-free guidance; guidance other than 1 needs it.
+    Sample `k` draws with `sample_seed(seed, k)`, so each can be made again alone. `tag` comes back untouched.
+    """
+
+    id: str
+    prompt: tuple[Segment, ...]
+    plan: Plan
+    sampling: SamplingParams = SamplingParams()
+    unconditional: tuple[Segment, ...] | None = None
+    seed: int = 0
+    n: int = 1
+    tag: Any = None
+
+    @property
+    def guided(self) -> bool:
+        """Whether a second, unconditional stream runs beside each sample."""
+        return self.sampling.guidance != 1.0
+
+    def problem(self) -> str | None:
+        """Why this request can never run on any engine, in one line, or None."""
+        if self.n < 1:
+            return f"n must be at least 1, got {self.n}"
+        if not 0 <= self.seed < 2**63:
+            return f"seed must lie in [0, 2**63), got {self.seed}"
+        if not sum(map(len, self.prompt)):
+            return "the prompt is empty"
+        if self.guided and not sum(map(len, self.unconditional or ())):
+            return f"guidance {self.sampling.guidance:g} asked, but there is no unconditional prompt; use guidance 1"
+        needed = 1 + max((site.set for site in self.plan.sites), default=0)
+        if needed > len(self.sampling.sets):
+            return f"the plan uses {needed} sampling sets, but {len(self.sampling.sets)} were given"
+        return None
+
+
+class RequestError(RuntimeError):
+    """A request failed; the message names the request and the reason."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """One finished sample, or the error that ended it.
+
+    `ids` int64[S] is the answer with forced tokens and, when it ended early, the stop id. `finish` is "plan" (the
+    plan was drawn to its end), "stop" (a stop id came) or "error"; `error` is set in the last case and `ids` is empty.
+    A request refused whole yields one `Result` with `sample` 0.
+    """
+
+    request: Request
+    sample: int
+    seed: int
+    ids: Tensor
+    finish: str
+    error: RequestError | None = None
+
+    @classmethod
+    def of(cls, request: Request, sample: int, ids: NDArray[np.int64], finish: str) -> "Result":
+        """A finished sample; `ids` are copied."""
+        seed = sample_seed(request.seed, sample)
+        return cls(request=request, sample=sample, seed=seed, ids=torch.tensor(ids, dtype=torch.int64), finish=finish)
+
+    @classmethod
+    def failed(cls, request: Request, sample: int, reason: str) -> "Result":
+        """A sample that could not be made."""
+        error = RequestError(f"request {request.id!r}: {reason}")
+        ids, seed = torch.empty(0, dtype=torch.int64), sample_seed(request.seed, sample)
+        return cls(request=request, sample=sample, seed=seed, ids=ids, finish="error", error=error)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run of the engine stands after a step: running totals, and what this step held."""
+
+    step: int
+    active: int
+    waiting: int
+    drawn: int
+    finished: int
+
+
+OnStep = Callable[[Progress], None]
+
+_MASK = 2**64 - 1
+
+
+def sample_seed(seed: int, sample: int) -> int:
+    """The seed of the `sample`-th of a request's `n` samples: `seed` itself for sample 0.
+
+    Later samples take 53 bits (exact in JSON) of SplitMix64 (Steele, Lea and Flood, 2014) started at `seed` and
+    advanced `sample` times, so that requests with neighbouring seeds do not share noise.
+    """
+    if sample == 0:
+        return seed
+    z = (seed + sample * 0x9E3779B97F4A7C15) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return (z ^ (z >> 31)) >> 11
