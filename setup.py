@@ -25,7 +25,7 @@ def switch(name: str, default: bool) -> bool:
     return SWITCH[value]
 
 
-class BuildFailed(Exception):
+class BuildError(Exception):
     """Why there will be no extension, in one line."""
 
 
@@ -41,7 +41,7 @@ class CMakeBuild(build_ext):
         report = {"native": "built", "cuda": "built"}
         try:
             report["cuda"] = self.build_native(target.parent)
-        except BuildFailed as error:
+        except BuildError as error:
             if switch("ILLUME_FAST_REQUIRE_NATIVE", False):
                 raise SystemExit(f"illume_fast: {error}") from error
             report = dict.fromkeys(report, str(error))
@@ -69,7 +69,8 @@ class CMakeBuild(build_ext):
             f"-DILLUME_FAST_WERROR={'ON' if switch('ILLUME_FAST_WERROR', True) else 'OFF'}",
         ]  # fmt: skip
         if cuda:
-            configure.append(f"-DCMAKE_CUDA_ARCHITECTURES={os.environ.get('ILLUME_FAST_CUDA_ARCHITECTURES') or '80;90a'}")
+            architectures = os.environ.get("ILLUME_FAST_CUDA_ARCHITECTURES") or "80;90a"
+            configure.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures}")
         run(configure, "cmake could not configure")
         jobs = os.environ.get("ILLUME_FAST_JOBS") or str(len(os.sched_getaffinity(0)))
         run([cmake, "--build", str(build), "--target", "_C", "--parallel", jobs], "the compiler failed")
@@ -83,7 +84,7 @@ def find_tool(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     path = str(beside) if beside.exists() else shutil.which(name)
     if path is None:
-        raise BuildFailed(f"{name} was not found when this was built")
+        raise BuildError(f"{name} was not found when this was built")
     return path
 
 
@@ -94,8 +95,9 @@ def run(command: list[str], failure: str) -> None:
     sys.stdout.flush()
     if result.returncode != 0:
         lines = [line.strip() for line in result.stdout.splitlines()]
-        cause = next((line for line in lines if "error" in line.lower() and len(line) < 300), f"exit code {result.returncode}")
-        raise BuildFailed(f"{failure} when this was built: {cause}")
+        errors = (line for line in lines if "error" in line.lower() and len(line) < 300)
+        cause = next(errors, f"exit code {result.returncode}")
+        raise BuildError(f"{failure} when this was built: {cause}")
 
 
 kernel_packages = ["illume_fast.kernels", *(f"illume_fast.kernels.{name}" for name in find_packages("kernels"))]

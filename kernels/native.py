@@ -42,8 +42,8 @@ def declines_cpu(*tensors: Tensor) -> str | None:
     if missing is not None:
         return missing
     for tensor in tensors:
-        if tensor.device.type != "cpu":
-            return f"needs CPU tensors, not {tensor.device.type}"
+        if not tensor.is_cpu:
+            return "needs CPU tensors"
         if tensor.dtype not in DTYPE_CODES:
             return f"no kernel for {tensor.dtype}"
     return None
@@ -62,7 +62,7 @@ def declines_cuda(*tensors: Tensor) -> str | None:
     """Why the CUDA kernels cannot take these tensors; None when they can."""
     for tensor in tensors:
         if not tensor.is_cuda:
-            return f"needs CUDA tensors, not {tensor.device.type}"
+            return "needs CUDA tensors"
         if tensor.dtype not in DTYPE_CODES:
             return f"no kernel for {tensor.dtype}"
     return cuda_missing()

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.nn import Parameter
+
+# bound once: they are asked at every call
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_functorch_level = torch._C._functorch.peek_interpreter_stack
+_jit_trace = torch._C._get_tracing_state
 
 _forced: ContextVar[str | None] = ContextVar("backend", default=os.environ.get("ILLUME_FAST_BACKEND") or None)
 
@@ -68,14 +75,16 @@ class Op:
         self._names = tuple(parameters)
         self._defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
         self._mutated = tuple(self._names.index(m) for m in mutates)
-        self._library_op = torch.library.custom_op(f"illume_fast::{name}", self._run, mutates_args=tuple(mutates),
-                                                   schema=torch.library.infer_schema(reference, mutates_args=tuple(mutates)))
+        schema = torch.library.infer_schema(reference, mutates_args=tuple(mutates))
+        self._library_op = torch.library.custom_op(
+            f"illume_fast::{name}", self._run, mutates_args=tuple(mutates), schema=schema
+        )
         self.overload = getattr(torch.ops.illume_fast, name).default
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs or len(args) != len(self._names):
             args = self._bind(args, kwargs)
-        if torch.compiler.is_compiling() or _is_traced() or _has_own_rules(args):
+        if is_compiling() or _is_traced() or _has_own_rules(args):
             return self.overload(*args)
         result = self._run(*args)
         for i in self._mutated:
@@ -86,21 +95,19 @@ class Op:
     def __repr__(self) -> str:
         return f"<op {self.__name__}: {', '.join(backend.name for backend in self.choices)}>"
 
-    def backend_for(self, *args: Any) -> Backend:
-        """The backend that a call with these arguments runs on. Raises RuntimeError when the forced one cannot."""
+    def _run(self, *args: Any) -> Any:
+        self._check(*args)
         forced = _forced.get()
         for backend in self.choices:
             if (forced is None or forced == backend.name) and backend.declines(*args) is None:
-                return backend
-        names = [backend.name for backend in self.choices]
-        for backend in self.choices:
-            if forced == backend.name:
-                raise RuntimeError(f"{self.__name__}: backend {forced!r} cannot run: {backend.declines(*args)}")
-        raise RuntimeError(f"{self.__name__}: unknown backend {forced!r}; choose one of {', '.join(names)}")
+                return backend.run(*args)
+        raise RuntimeError(f"{self.__name__}: {self._refusal(forced, args)}")
 
-    def _run(self, *args: Any) -> Any:
-        self._check(*args)
-        return self.backend_for(*args).run(*args)
+    def _refusal(self, forced: str | None, args: tuple[Any, ...]) -> str:
+        for backend in self.choices:
+            if backend.name == forced:
+                return f"backend {forced!r} cannot run: {backend.declines(*args)}"
+        return f"unknown backend {forced!r}; choose one of {', '.join(backend.name for backend in self.choices)}"
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         names = self._names
@@ -164,10 +171,10 @@ def declare(
 def _is_traced() -> bool:
     """Whether something other than plain eager execution is watching: dispatch modes, functorch, jit, forward AD."""
     return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
+        _dispatch_modes() > 0
+        or _function_modes() > 0
+        or _functorch_level() is not None
+        or _jit_trace() is not None
         or forward_ad._current_level >= 0
     )
 

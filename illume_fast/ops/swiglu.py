@@ -10,21 +10,26 @@ from illume_fast.kernels.cuda import swiglu as cuda
 from illume_fast.ops.dispatch import Backend, declare
 
 
+def _widen(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def swiglu_reference(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up.
 
-    `gate` and `up` have one shape, dtype (float32, bfloat16, float16) and device; each may be a strided half of a fused
-    tensor. Arithmetic is in float32. Returns a contiguous tensor of their shape and dtype. Differentiable.
+    `gate` and `up` have one shape, dtype (float32, bfloat16, float16; float64 on the reference alone) and device; each
+    may be a strided half of a fused tensor. Arithmetic is in float32 or wider. Returns a contiguous tensor of their
+    shape and dtype. Differentiable.
     """
-    g = gate.float()
-    return (g * g.sigmoid() * up.float()).to(gate.dtype).contiguous()
+    g = _widen(gate)
+    return (g * g.sigmoid() * _widen(up)).to(gate.dtype).contiguous()
 
 
 def swiglu_backward_reference(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of `gate` and `up` from `grad`, that of the result."""
-    dy, g = grad.float(), gate.float()
+    dy, g = _widen(grad), _widen(gate)
     s = g.sigmoid()
-    grad_gate = dy * up.float() * s * (1 + g * (1 - s))
+    grad_gate = dy * _widen(up) * s * (1 + g * (1 - s))
     return grad_gate.to(gate.dtype).contiguous(), (dy * g * s).to(up.dtype).contiguous()
 
 

@@ -6,7 +6,9 @@ from torch import Tensor
 from illume_fast.kernels import native
 from illume_fast.kernels.cpu.swiglu import in_rows
 
-declines = native.declines_cuda
+
+def declines(*tensors: Tensor) -> str | None:
+    return native.declines_cuda(tensors[0])  # the op's check has made the others like it
 
 
 def forward(gate: Tensor, up: Tensor) -> Tensor:
