@@ -55,19 +55,32 @@ def parse_size(text: str, origin: str = "--size") -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def read_prompts(source: str) -> list[Prompt]:
-    """Read a prompt file, or take `source` itself as the only prompt.
+def one_prompt(text: str, origin: str = "the prompt") -> Prompt:
+    """`text` itself as a prompt, with the id 0000.
 
-    A source with one of the `FORMATS` is a file, and so is anything that exists.
+    Raises:
+        InputError: it is empty or no text.
+    """
+    if not text.strip():
+        raise InputError(f"{origin} is empty; give a text or a prompt file ({', '.join(FORMATS)})")
+    return _prompt({"prompt": text}, 0, origin, Path())
+
+
+def is_prompt_file(source: str) -> bool:
+    """Whether `source` names a prompt file: it has one of the `FORMATS`, or it exists."""
+    path = Path(source)
+    return path.suffix.lower() in FORMATS or _exists(path)
+
+
+def read_prompts(source: str) -> list[Prompt]:
+    """Read a prompt file, or take a `source` that names none as the only prompt.
 
     Raises:
         InputError: the file is missing, empty, of another format, or has a row that cannot be used.
     """
+    if not is_prompt_file(source):
+        return [one_prompt(source)]
     path = Path(source)
-    if path.suffix.lower() not in FORMATS and not _exists(path):
-        if not source.strip():
-            raise InputError(f"the prompt is empty; give a text or a prompt file ({', '.join(FORMATS)})")
-        return [_prompt({"prompt": source}, 0, "the prompt", Path())]
     if not _exists(path):
         raise InputError(f"prompt file {source} does not exist")
     if path.is_dir():

@@ -45,7 +45,7 @@ class Ledger:
             self._lock()
             self._mend_torn_line()
             self._read()
-            for part in self.images.glob(".*.part"):
+            for part in (*self.images.glob(".*.part"), *folder.glob(".contact_sheet.png.part")):
                 part.unlink()
         except OSError as error:
             self.close()
@@ -105,6 +105,19 @@ class Ledger:
         except OSError as error:
             raise _unwritable(self.folder, error) from None
         self._append(record)
+        return path
+
+    def write_sheet(self, sheet: Image.Image) -> Path:
+        """Write `contact_sheet.png` into the folder.
+
+        Raises:
+            InputError: the folder is full or can no longer be written.
+        """
+        path = self.folder / "contact_sheet.png"
+        try:
+            write_png(path, sheet, {})
+        except OSError as error:
+            raise _unwritable(self.folder, error) from None
         return path
 
     def _append(self, record: Record) -> None:

@@ -13,10 +13,10 @@ command line on a finished pipeline. Pictures are uint8 [N, 3, H, W] composited 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
+from illume_fast.data.emoji import EmojiEdit, EmojiRow
 from illume_fast.evaluation.bootstrap import Score, score
 from illume_fast.evaluation.retrieval import distractors, is_retrieved, psnr, random_candidates
 
@@ -26,31 +26,6 @@ Reconstruct = Callable[[np.ndarray], np.ndarray]
 Draw = Callable[[Sequence[str], Sequence[int]], np.ndarray]
 EditPictures = Callable[[np.ndarray, Sequence[str], Sequence[int]], np.ndarray]
 Name = Callable[[np.ndarray], Sequence[str]]
-
-
-class EmojiRow(Protocol):
-    """A picture of the set: `base` is its family, equal for all tones, genders and colours of one thing."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-    @property
-    def base(self) -> str: ...
-    @property
-    def split(self) -> str: ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EmojiEdit:
-    """An instruction that leads from one picture to another, by row number."""
-
-    source: int
-    target: int
-    instruction: str
-    split: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

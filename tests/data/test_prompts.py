@@ -2,11 +2,10 @@
 
 import importlib.util
 import json
-import os
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from illume_fast.data.errors import InputError
 from illume_fast.data.prompts import MAX_SEED, parse_size, read_prompts
@@ -139,8 +138,8 @@ def test_sizes_are_height_then_width():
 
 
 @pytest.mark.parametrize("name,count", [("parti.tsv", 1632), ("geneval.jsonl", 553), ("dpg.jsonl", 1065)])
-def test_published_prompt_sets_are_read_whole(name, count, shared_prompts):
-    assert len(read_prompts(str(shared_prompts / name))) == count
+def test_published_prompt_sets_are_read_whole(name, count, dataset):
+    assert len(read_prompts(str(dataset("prompts") / name))) == count
 
 
 def test_reading_prompts_needs_no_torch():
@@ -148,9 +147,6 @@ def test_reading_prompts_needs_no_torch():
     assert "torch" not in open(spec.origin, encoding="utf-8").read()
 
 
-@pytest.fixture
-def shared_prompts():
-    root = Path(os.environ.get("ILLUME_FAST_DATA", Path(__file__).parents[2].parent / "shared/data"))
-    if not (root / "prompts").is_dir():
-        pytest.skip(f"no prompt sets at {root / 'prompts'}; set ILLUME_FAST_DATA")
-    return root / "prompts"
+def test_the_shipped_prompt_file_holds_32_different_prompts():
+    prompts = read_prompts(str(ROOT / "examples/prompts.txt"))
+    assert len({p.prompt for p in prompts}) == len(prompts) == 32

@@ -1,12 +1,10 @@
 """The four scores on a made-up set whose answers are known."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
+from illume_fast.data.emoji import EmojiEdit, EmojiRow
 from illume_fast.evaluation.emoji import (
-    EmojiEdit,
     evaluate_editing,
     evaluate_naming,
     evaluate_psnr,
@@ -17,17 +15,13 @@ from illume_fast.evaluation.emoji import (
 from illume_fast.evaluation.report import Report
 
 
-@dataclass(frozen=True)
-class Row:
-    id: str
-    name: str
-    group: str
-    base: str
-    split: str = "val"
+def emoji_row(base, tone, group):
+    name = f"{base}: {tone}"
+    return EmojiRow(id=name, name=name, group=group, subgroup="", base=base, tone=tone, split="val")
 
 
 TONES = ("light", "medium", "dark")
-ROWS = [Row(f"{b}{t}", f"{b}: {t}", "People" if b < "d" else "Food", b) for b in "abcdef" for t in TONES]
+ROWS = [emoji_row(base, tone, "People" if base < "d" else "Food") for base in "abcdef" for tone in TONES]
 PICTURES = np.random.default_rng(0).integers(0, 256, (len(ROWS), 3, 8, 8), dtype=np.uint8)
 BY_NAME = {row.name: index for index, row in enumerate(ROWS)}
 EVERY = list(range(len(ROWS)))
@@ -74,7 +68,7 @@ def test_every_sample_gets_its_own_seed_and_a_row_keeps_its_seed_in_a_subset():
 
 
 def test_rows_that_nothing_competes_with_are_left_out():
-    rows = [*ROWS, Row("g", "alone", "Food", "g")]
+    rows = [*ROWS, emoji_row("g", "alone", "Food")]
     pictures = np.concatenate([PICTURES, PICTURES[:1]])
     found = evaluate_text_to_image(
         lambda prompts, seeds: PICTURES[: len(prompts)], rows, pictures, [0, 18], siblings=True
@@ -84,7 +78,7 @@ def test_rows_that_nothing_competes_with_are_left_out():
 
 
 EDITS = [
-    EmojiEdit(source=i, target=j, instruction=ROWS[j].name, split="val")
+    EmojiEdit(source=i, target=j, instruction=ROWS[j].name, kind="", split="val")
     for i in EVERY
     for j in EVERY
     if i != j and ROWS[i].base == ROWS[j].base
