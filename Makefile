@@ -15,3 +15,12 @@ build:
 
 clean:
 	rm -rf build dist *.egg-info kernels/_C*.so kernels/_build_report.json
+
+# the C++ tests of the CPU kernels under the address and undefined-behaviour sanitizers
+sanitize:
+	@mkdir -p build && flock build/.sanitize.lock sh -ec '\
+	  $(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	    -DCMAKE_BUILD_TYPE=RelWithDebInfo -DILLUME_FAST_TESTS=ON -DILLUME_FAST_SANITIZE=ON >build/sanitize.log \
+	    || { cat build/sanitize.log; exit 1; }; \
+	  $(BIN)/cmake --build build/sanitize; \
+	  $(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error'

@@ -77,7 +77,7 @@ class Op:
         self._mutated = tuple(self._names.index(m) for m in mutates)
         schema = torch.library.infer_schema(reference, mutates_args=tuple(mutates))
         self._library_op = torch.library.custom_op(
-            f"illume_fast::{name}", self._run, mutates_args=tuple(mutates), schema=schema
+            f"illume_fast::{name}", self._run_traced, mutates_args=tuple(mutates), schema=schema
         )
         self.overload = getattr(torch.ops.illume_fast, name).default
 
@@ -102,6 +102,9 @@ class Op:
             if (forced is None or forced == backend.name) and backend.declines(*args) is None:
                 return backend.run(*args)
         raise RuntimeError(f"{self.__name__}: {self._refusal(forced, args)}")
+
+    def _run_traced(self, *args: Any) -> Any:
+        return self._run(*self._bind(args, {}))  # torch.library leaves out arguments that equal their default
 
     def _refusal(self, forced: str | None, args: tuple[Any, ...]) -> str:
         for backend in self.choices:
@@ -148,6 +151,7 @@ def declare(
     op = Op(name, reference, backends, check, mutates)
 
     def checked_fake(*args: Any) -> Any:
+        args = op._bind(args, {})
         check(*args)
         return fake(*args)
 
