@@ -84,7 +84,11 @@ class Op:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs or len(args) != len(self._names):
             args = self._bind(args, kwargs)
-        if is_compiling() or _is_traced() or _has_own_rules(args):
+        if is_compiling():
+            return self.overload(*args)
+        if _is_traced() or _has_own_rules(args):
+            if _has_tangent(args):
+                raise RuntimeError(f"{self.__name__}: has no forward-mode derivative; use reverse mode (backward)")
             return self.overload(*args)
         result = self._run(*args)
         for i in self._mutated:
@@ -194,3 +198,10 @@ def _has_own_rules(args: tuple[Any, ...]) -> bool:
         elif isinstance(arg, Tensor):
             return True
     return False
+
+
+def _has_tangent(args: tuple[Any, ...]) -> bool:
+    """Whether forward-mode AD follows an argument: torch.library would drop its derivative without a word."""
+    if forward_ad._current_level < 0:
+        return False
+    return any(isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args)
