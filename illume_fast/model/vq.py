@@ -1,0 +1,48 @@
+"""SimVQ: a frozen random codebook behind one trained linear map (Zhu et al., arXiv 2411.02038)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from illume_fast.model.vision_config import SimVQConfig
+from illume_fast.ops.nearest_code import nearest_code
+
+
+class SimVQ(nn.Module):
+    """Quantises channel-first maps to the nearest code; ties go to the lowest id.
+
+    Buffers and weights (names of the published checkpoints): `frozen_codebook` [K, D], `code_transform.weight` [D, D].
+    """
+
+    def __init__(self, config: SimVQConfig):
+        super().__init__()
+        self.config = config
+        self.register_buffer("frozen_codebook", torch.randn(config.codebook_size, config.dim) * config.dim**-0.5)
+        self.code_transform = nn.Linear(config.dim, config.dim, bias=False)
+
+    @property
+    def codebook(self) -> Tensor:
+        """The effective codes, float32 [K, D]."""
+        with torch.autocast(self.frozen_codebook.device.type, enabled=False):
+            return F.linear(self.frozen_codebook.float(), self.code_transform.weight.float())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, D, h, w] -> (straight-through codes [B, D, h, w], loss [], ids int64 [B, h, w]).
+
+        The loss pulls the codes to the features and, with weight `commitment`, the features to the codes.
+        """
+        features = x.movedim(1, -1).float()
+        codebook = self.codebook
+        ids = nearest_code(features.detach(), codebook.detach())
+        codes = F.embedding(ids, codebook)
+        loss = F.mse_loss(codes, features.detach()) + self.config.commitment * F.mse_loss(features, codes.detach())
+        straight_through = features + (codes - features).detach()
+        return straight_through.movedim(-1, 1), loss, ids
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x [B, D, h, w] -> ids int64 [B, h, w]."""
+        return nearest_code(x.movedim(1, -1).float(), self.codebook)
+
+    def indices_to_codes(self, ids: Tensor) -> Tensor:
+        """ids int64 [B, h, w] -> codes float32 [B, D, h, w]."""
+        return F.embedding(ids, self.codebook).movedim(-1, 1)

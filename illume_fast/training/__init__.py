@@ -1,0 +1,1 @@
+"""Training: one file per stage, each run by one command."""
