@@ -1,8 +1,8 @@
 import pytest
 import torch
-from conftest import DEVICE, assert_matches, backend_names, skip_unless_runs
 from hypothesis import given
 from hypothesis import strategies as st
+from support import DEVICE, assert_matches, backend_names, skip_unless_runs
 
 from illume_fast.ops import swiglu, use_backend
 from illume_fast.ops.swiglu import swiglu_backward
