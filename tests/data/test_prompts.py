@@ -5,7 +5,7 @@ import json
 import sys
 
 import pytest
-from conftest import ROOT
+from support import ROOT
 
 from illume_fast.data.errors import InputError
 from illume_fast.data.prompts import MAX_SEED, parse_size, read_prompts
