@@ -8,6 +8,12 @@ from typing import Any
 
 _HOME = {
     "use_backend": "dispatch",
+    "add_rms_norm": "rms_norm",
+    "paged_append": "paged_append",
+    "paged_attention": "paged_attention",
+    "paged_prefill_attention": "paged_attention",
+    "rms_norm": "rms_norm",
+    "rope": "rope",
     "swiglu": "swiglu",
 }
 
