@@ -7,23 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from illume_fast.model.image_block import block_length
-from illume_fast.model.vision_config import PixelCodecConfig, ViTConfig
+from illume_fast.model.vision_config import MAPPED_SIZES, PixelCodecConfig, ViTConfig
 
 Size = tuple[int, int]
 
-RATIOS: tuple[Size, ...] = (
-    (512, 512),
-    (384, 512),
-    (512, 384),
-    (384, 768),
-    (768, 384),
-    (384, 576),
-    (576, 384),
-    (320, 960),
-    (960, 320),
-    (256, 1024),
-    (1024, 256),
-)
+RATIOS: tuple[Size, ...] = tuple(size for size in MAPPED_SIZES if size != (256, 256))
 """The sizes at which the published models generate and edit."""
 
 MAX_CROP = 0.2

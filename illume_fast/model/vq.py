@@ -17,7 +17,10 @@ class SimVQ(nn.Module):
     def __init__(self, config: SimVQConfig):
         super().__init__()
         self.config = config
-        self.register_buffer("frozen_codebook", torch.randn(config.codebook_size, config.dim) * config.dim**-0.5)
+        self.register_buffer("frozen_codebook", torch.empty(config.codebook_size, config.dim))
+        # drawing on the meta device would import torch's whole compiler
+        if not self.frozen_codebook.is_meta:
+            nn.init.normal_(self.frozen_codebook, std=config.dim**-0.5)
         self.code_transform = nn.Linear(config.dim, config.dim, bias=False)
 
     @property

@@ -1,0 +1,79 @@
+"""What a checkpoint draws with unless told otherwise, and the whole of its `config.json`."""
+
+from dataclasses import dataclass
+
+from illume_fast.model.config import IllumeConfig
+from illume_fast.model.strict import Config, ConfigError
+from illume_fast.model.vision_config import DualViTokConfig
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SamplingDefaults(Config):
+    """How one kind of token is drawn; top_k 0 and top_p 1 keep everything, temperature 0 takes the best."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"SamplingDefaults: temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}; "
+                "allowed are temperature >= 0, top_k >= 0, 0 < top_p <= 1"
+            )
+
+
+@dataclass(frozen=True)
+class GenerationConfig(Config):
+    """Sizes (height, width) the model was trained for, the first the default, and how it samples.
+
+    `has_unconditional` says whether training dropped prompts, without which guidance means nothing.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    guidance: float = 2.0
+    edit_guidance: float = 1.5
+    has_unconditional: bool = True
+    text: SamplingDefaults = SamplingDefaults()
+    semantic: SamplingDefaults = SamplingDefaults(top_k=2048)
+    pixel: SamplingDefaults = SamplingDefaults(top_k=6144)
+    max_answer: int = 1024
+
+    def __post_init__(self) -> None:
+        if not self.sizes:
+            raise ConfigError("GenerationConfig.sizes: at least one size is needed")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The default size (height, width)."""
+        return self.sizes[0]
+
+
+@dataclass(frozen=True)
+class CheckpointConfig(Config):
+    """`config.json`: the language model, its vision tokenizer, and generation defaults.
+
+    `fingerprint` ties the file to the weights saved with it.
+    """
+
+    model: IllumeConfig
+    vision_tokenizer: DualViTokConfig
+    generation: GenerationConfig
+    fingerprint: str = ""
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ConfigError(f"CheckpointConfig.format: {self.format} is not known; this version reads {FORMAT}")
+        vocab, tokenizer = self.model.vocab, self.vision_tokenizer
+        for level, quantizer in enumerate((tokenizer.semantic_quantizer, tokenizer.pixel_quantizer)):
+            if vocab.codes(level) != quantizer.codebook_size:
+                raise ConfigError(
+                    f"CheckpointConfig: level {level} has {vocab.codes(level)} ids in the vocabulary, "
+                    f"{quantizer.codebook_size} codes in the vision tokenizer"
+                )
+        for height, width in self.generation.sizes:
+            tokenizer.grids(height, width)
+            vocab.size_tag(height, width)
