@@ -76,10 +76,8 @@ class PagedCache:
             self.v[:, target] = self.v[:, source]
 
     def check(self) -> None:
-        """Assert that every page but the scratch page came back; the pool's own audit names a leak."""
-        self.pool.check()
-        if self.pool.num_used != 1:
-            raise RuntimeError(f"page leak: {self.pool.num_used - 1} pages of {self.capacity} are still held")
+        """Raise RuntimeError, naming what leaked, unless every page but the scratch page came back."""
+        self.pool.check(live=[self._scratch])
 
 
 class PromptStore:
