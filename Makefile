@@ -1,26 +1,67 @@
 # make setup | build | demo | test | test-all | lint | sanitize | clean
-PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+#
+# Everything lives in .venv, which `make setup` fills; a second run sees that nothing changed and does nothing.
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+BIN := .venv/bin
 export PYTHONSAFEPATH := 1
 
-# what a build depends on; .venv/.stamp-* hold checksums of these, so that a second `make setup` has nothing to do
-BUILD_INPUTS = setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f | sort)
-LOCKED = mkdir -p build && flock build/.lock
+LOCKED := mkdir -p build && $(if $(shell command -v flock),flock build/.lock,)
+
+# stamps are named after a checksum of what they were made from; a compiler that appears counts as a change
+DEPENDENCIES := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
+SOURCES := setup.py CMakeLists.txt $(sort $(shell find csrc -type f -not -path 'csrc/tests/*'))
+NATIVE := $(shell { cat $(SOURCES); echo $(SOURCES); command -v c++ g++ clang++ nvcc; env | grep ^ILLUME_FAST_; } | cksum | tr ' ' -)
 
 .PHONY: setup build demo test test-all lint sanitize clean
 
-build:
+setup: .venv/.installed-$(DEPENDENCIES)-$(NATIVE)
+
+.venv/.created:
+	@test -n "$(PYTHON)" || { echo "make: no python3 found; illume_fast needs Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: $(PYTHON) is $$($(PYTHON) -V); illume_fast needs 3.11 or newer (make PYTHON=/path/to/python)"; exit 1; }
+	@echo "setup: creating .venv with $(PYTHON)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.dependencies-$(DEPENDENCIES): .venv/.created
+	@echo "setup: installing torch and the build tools (versions in constraints.txt)"
+	@$(BIN)/pip install -q -c constraints.txt torch setuptools cmake ninja pybind11
+	@rm -f .venv/.dependencies-* && touch $@
+
+.venv/.installed-$(DEPENDENCIES)-$(NATIVE): .venv/.dependencies-$(DEPENDENCIES)
+	@echo "setup: building the kernels, and installing illume_fast with what it, its tests and its linters need"
+	@$(LOCKED) $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[train,test,lint]'
+	@rm -f .venv/.installed-* && touch $@
+	@$(BIN)/illume-fast info
+
+# for work on csrc: rebuilds what changed, and fails where `make setup` would go on without kernels
+build: .venv/.dependencies-$(DEPENDENCIES)
 	@$(LOCKED) env ILLUME_FAST_REQUIRE_NATIVE=1 $(BIN)/python setup.py -q build_ext --inplace
 
-clean:
-	rm -rf build dist *.egg-info kernels/_C*.so kernels/_build_report.json
+demo: setup
+	$(BIN)/illume-fast generate examples/prompts.txt --model demo --out demo_out
+	@echo "The pictures are in demo_out/images, all on one sheet in demo_out/contact_sheet.png."
+
+test: setup
+	$(BIN)/pytest -q
+
+test-all: setup
+	$(BIN)/pytest -q -m 'slow or not slow'
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # the C++ tests of the CPU kernels under the address and undefined-behaviour sanitizers
-sanitize:
-	@mkdir -p build && flock build/.sanitize.lock sh -ec '\
-	  $(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
-	    -DCMAKE_BUILD_TYPE=RelWithDebInfo -DILLUME_FAST_TESTS=ON -DILLUME_FAST_SANITIZE=ON >build/sanitize.log \
-	    || { cat build/sanitize.log; exit 1; }; \
-	  $(BIN)/cmake --build build/sanitize; \
-	  $(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error'
+sanitize: .venv/.dependencies-$(DEPENDENCIES)
+	@mkdir -p build
+	@$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DILLUME_FAST_TESTS=ON -DILLUME_FAST_SANITIZE=ON >build/sanitize.log \
+	  || { cat build/sanitize.log; exit 1; }
+	@$(BIN)/cmake --build build/sanitize
+	@$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+
+clean:
+	rm -rf build dist demo_out *.egg-info kernels/_C*.so kernels/_build_report.json .venv/.installed-*
