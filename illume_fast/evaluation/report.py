@@ -102,9 +102,7 @@ def _plain(score: Score) -> dict[str, Any]:
 
 
 def _title(settings: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {settings[key]}" for key in ("model", "split", "guidance") if settings.get(key) is not None
-    )
+    return ", ".join(f"{key} {settings[key]}" for key in ("model", "split") if key in settings)
 
 
 def _cells(metric: str, score: Score) -> list[str]:

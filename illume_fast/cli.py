@@ -1,0 +1,64 @@
+"""`illume-fast`: parse the command line into one options object and call the function that belongs to it."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import subcommand
+
+from illume_fast import __version__
+from illume_fast.commands.chat import Chat, chat
+from illume_fast.commands.edit import Edit, edit
+from illume_fast.commands.evaluate import Evaluate, evaluate
+from illume_fast.commands.failures import explain
+from illume_fast.commands.generate import Generate, generate
+from illume_fast.commands.info import Info, info
+from illume_fast.commands.train import train
+
+Command = (
+    Annotated[Generate, subcommand("generate")]
+    | Annotated[Edit, subcommand("edit")]
+    | Annotated[Chat, subcommand("chat")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Info, subcommand("info")]
+)
+COMMANDS: dict[type, Callable[[Any], None]] = {
+    Generate: generate,
+    Edit: edit,
+    Chat: chat,
+    Evaluate: evaluate,
+    Info: info,
+}
+DESCRIPTION = f"""illume_fast {__version__}: draw, edit and describe pictures with ILLUME models.
+
+Train one with `illume-fast train STAGE`, which has its own --help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for something the user can mend, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["train"]:
+            train(arguments[1:])
+        else:
+            options = tyro.cli(Command, prog="illume-fast", args=arguments, description=DESCRIPTION)
+            COMMANDS[type(options)](options)
+    except KeyboardInterrupt:
+        print("illume-fast: interrupted; what was done is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of our output (`| head`) has seen enough
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"illume-fast: {line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

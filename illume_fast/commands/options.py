@@ -1,0 +1,76 @@
+"""Options that several commands share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from illume_fast.data.errors import InputError
+from illume_fast.data.prompts import MAX_SEED
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model to load, and what runs it."""
+
+    model: Annotated[str, arg(metavar="demo|DIR")] = "demo"
+    """The model: "demo", which comes with the package, or the folder of a checkpoint."""
+    backend: Annotated[str | None, arg(metavar="NAME")] = None
+    """Run every op on one backend (reference, cpu, ...) instead of the fastest that can."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How pictures are drawn; what is not given is the model's own default."""
+
+    temperature: Annotated[float | None, arg(metavar="T")] = None
+    """0 takes the likeliest id, 1 draws from the model's distribution."""
+    top_k: Annotated[int | None, arg(metavar="K")] = None
+    """Draw from the K likeliest ids; 0 from all."""
+    top_p: Annotated[float | None, arg(metavar="P")] = None
+    """Draw from the likeliest ids that together have probability P."""
+    seed: Annotated[int, arg(metavar="S")] = 0
+    """Seed. The same prompt, seed and settings give the same picture, in any batch."""
+    batch_size: Annotated[int, arg(metavar="N")] = 64
+    """Most pictures drawn at once."""
+
+    def check(self) -> None:
+        """Raise InputError for a value out of range."""
+        check_range("--temperature", self.temperature, 0, 1000)
+        check_range("--top-k", self.top_k, 0, 2**31 - 1)
+        check_range("--top-p", self.top_p, 0, 1)
+        check_range("--seed", self.seed, 0, MAX_SEED)
+        check_range("--batch-size", self.batch_size, 1, 65_536)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions(SamplingOptions, ModelOptions):
+    """Options of every command that draws into a folder."""
+
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder for the pictures; made if it does not exist."""
+    guidance: Annotated[float | None, arg(metavar="G")] = None
+    """How strongly to follow the prompt: 1 is no guidance; by default what suits the model best."""
+    num_images: Annotated[int, arg(metavar="N")] = 1
+    """Pictures per prompt that does not say."""
+    size: Annotated[str | None, arg(metavar="HxW")] = None
+    """Height and width in pixels of prompts that do not say; by default the model's first size."""
+
+    def check(self) -> None:
+        """Raise InputError for a value out of range."""
+        SamplingOptions.check(self)
+        check_guidance(self.guidance)
+        check_range("--num-images", self.num_images, 1, 100_000)
+
+
+def check_guidance(guidance: float | None) -> None:
+    """Raise InputError unless `guidance` is None or a sensible scale."""
+    check_range("--guidance", guidance, 0, 100)
+
+
+def check_range(name: str, value: float | None, low: float, high: float) -> None:
+    """Raise InputError unless `value` is None or within [low, high]."""
+    # written so that NaN fails
+    if value is not None and not low <= value <= high:
+        raise InputError(f"{name} must be from {low} to {high}, got {value}")
