@@ -1,7 +1,8 @@
 # make setup | build | demo | test | test-all | lint | sanitize | clean
 #
 # Everything lives in .venv, which `make setup` fills; a second run sees that nothing changed and does nothing.
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
 
@@ -17,11 +18,10 @@ NATIVE := $(shell { cat $(SOURCES); echo $(SOURCES); command -v c++ g++ clang++ 
 setup: .venv/.installed-$(DEPENDENCIES)-$(NATIVE)
 
 .venv/.created:
-	@test -n "$(PYTHON)" || { echo "make: no python3 found; illume_fast needs Python 3.11 or newer"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "make: $(PYTHON) is $$($(PYTHON) -V); illume_fast needs 3.11 or newer (make PYTHON=/path/to/python)"; exit 1; }
-	@echo "setup: creating .venv with $(PYTHON)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@python="$(PYTHON)"; test -n "$$python" || \
+	  { echo "make: illume_fast needs Python 3.11 or newer (make PYTHON=/path/to/python)"; exit 1; }; \
+	echo "setup: creating .venv with $$python"; \
+	test -x $(BIN)/python || $$python -m venv .venv
 	@touch $@
 
 .venv/.dependencies-$(DEPENDENCIES): .venv/.created
