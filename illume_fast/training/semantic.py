@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from illume_fast.data.chat import SYSTEM, random_image, reconstruct_image
 from illume_fast.data.jsonl import Pictures, read_conversations
 from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.model.presets import demo_tokenizer
@@ -17,6 +18,12 @@ from illume_fast.training.loop import LoopConfig, fit
 from illume_fast.training.state import write_tensors
 
 LENGTH = 32
+_SIZE = (64, 64)
+FIXED_WORDS = [
+    f"system\n{SYSTEM}",
+    "assistant\n",
+    *(f"user\n{part}" for message in (random_image(_SIZE), reconstruct_image(_SIZE)) for part in message.parts if isinstance(part, str)),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +94,7 @@ def main(config: SemanticConfig) -> None:
     """Train and write `out/vit.safetensors` and `out/tokenizer.json`."""
     train = read_conversations(config.prepared / "train" / "captions.jsonl")
     config.out.mkdir(parents=True, exist_ok=True)
-    texts = [turn for item in train for turn in item.turns]
-    texts += [t for task in ("text_to_image", "editing") for c in read_conversations(config.prepared / "train" / f"{task}.jsonl") for t in c.turns[:1]]
-    tokenizer = TextTokenizer.train(texts, config.text_tokens)
+    tokenizer = TextTokenizer.train(training_texts(config.prepared / "train"), config.text_tokens)
     tokenizer.save(config.out / "tokenizer.json")
     seen = load_captions(config, train, tokenizer)
     unseen = load_captions(config, read_conversations(config.prepared / "val" / "captions.jsonl"), tokenizer)
@@ -107,6 +112,12 @@ def main(config: SemanticConfig) -> None:
     fit(aligner, step, config.loop, config.out, evaluate)
     write_tensors(config.out / "vit.safetensors", aligner.vision.state_dict(), {})
     print({"train_top1": top1(aligner, seen, 256), "val_top1": top1(aligner, unseen, 256)})
+
+
+def training_texts(folder: Path) -> list[str]:
+    """What the text tokenizer learns from: every turn of every task, and the words that stand in every conversation."""
+    turns = [turn for path in sorted(folder.glob("*.jsonl")) for item in read_conversations(path) for turn in item.turns]
+    return turns + FIXED_WORDS * len(turns)
 
 
 def load_captions(config: SemanticConfig, conversations: list, tokenizer: TextTokenizer) -> Captions:

@@ -1,0 +1,227 @@
+"""Stage 3: the language model, on captioning, text-to-image and editing together."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from illume_fast.data.chat import Chat, Message, random_image, reconstruct_image, written_image
+from illume_fast.data.jsonl import Conversation, Pictures, read_conversations
+from illume_fast.data.sizes import ImageGrid, image_grid
+from illume_fast.data.text_tokenizer import TextTokenizer
+from illume_fast.model.checkpoint import save_checkpoint
+from illume_fast.model.dual_vitok import DualViTok
+from illume_fast.model.generation_config import CheckpointConfig
+from illume_fast.model.illume import IllumeModel, build_illume
+from illume_fast.model.presets import demo
+from illume_fast.training.encodings import Encodings, Variant, encode_pictures
+from illume_fast.training.loop import LoopConfig, fit
+from illume_fast.training.templates import READ_SLOTS, Template, TemplateMaker, fill
+
+TASKS = ("text_to_image", "editing", "captions")
+
+# Moves of up to two pixels; mirrored ones serve editing alone, since names tell left from right.
+_MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (2, -1))
+UPRIGHT = tuple(Variant(rows, columns) for rows, columns in _MOVES)
+MIRRORED = tuple(replace(variant, mirrored=True) for variant in UPRIGHT[:4])
+MOVED = ", moved"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmConfig:
+    """`semantic` and `tokenizer` are the folders of stages 1 and 2.
+
+    `sequences` are those of one step, by task; `weights` those of the tasks' losses. `drop_prompt` is the share of
+    prompts dropped for guidance, `noise` the share of codes fed in wrong, `moved` the share of moved pictures.
+    """
+
+    data: Path
+    prepared: Path
+    semantic: Path
+    tokenizer: Path
+    out: Path
+    size: int = 64
+    sequences: tuple[int, int, int] = (24, 16, 16)
+    weights: tuple[float, float, float] = (1.0, 1.0, 0.3)
+    drop_prompt: float = 0.1
+    noise: float = 0.1
+    moved: float = 0.5
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=4000, batch_size=56, learning_rate=2e-3, weight_decay=0.1, evaluate_every=250, save_every=250
+        )
+    )
+
+
+Evaluate = Callable[[IllumeModel], Mapping[str, float]]
+
+
+def main(config: MllmConfig, evaluate: Evaluate | None = None) -> None:
+    """Train and write a checkpoint folder `out/checkpoint`.
+
+    `evaluate` judges the averaged weights now and then; where it returns "score", the best weights are kept. Without
+    it the score is the negative loss on the split `val_combo`.
+    """
+    stage = Stage.load(config)
+
+    def judge() -> Mapping[str, float]:
+        unseen = stage.unseen_losses()
+        return unseen | (evaluate(stage.model) if evaluate else {"score": -sum(unseen.values())})
+
+    fit(stage.trained, stage.step, config.loop, config.out, judge)
+    best = config.out / "best.safetensors"
+    if best.exists():
+        stage.trained.load_state_dict(load_file(best), strict=True)
+    stage.save(config.out / "checkpoint")
+
+
+class TaskData:
+    """A task's conversations as templates, made when first asked for: as they are, about a moved picture, or with the
+    prompt dropped."""
+
+    def __init__(self, maker: TemplateMaker, conversations: Sequence[Conversation], pictures: Pictures):
+        self.maker, self.conversations, self.pictures = maker, conversations, pictures
+        self.plain, self.moved, self.unprompted = cache(self._plain), cache(self._moved), cache(self._unprompted)
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    def _plain(self, row: int) -> Template:
+        return self._template(self.conversations[row])
+
+    def _moved(self, row: int) -> Template:
+        conversation = self.conversations[row]
+        template = self.plain(row)
+        if template.read or not template.written:
+            return template
+        prompt = conversation.turns[0].rstrip("\n") + MOVED + "\n"
+        return self._template(replace(conversation, turns=(prompt, *conversation.turns[1:])))
+
+    def _unprompted(self, row: int) -> Template:
+        """The same without the words: draw anything; or write again the picture that was read."""
+        template = self.plain(row)
+        size, answer = self.maker.size, written_image(self.maker.blank())
+        if not template.written:
+            return template
+        if not template.read:
+            return self.maker.encode([random_image(size), answer], (), template.written)
+        return self.maker.encode([reconstruct_image(size), answer], template.read, template.read)
+
+    def _template(self, conversation: Conversation) -> Template:
+        return self.maker.of(conversation, [self.pictures.number[path] for path in conversation.images])
+
+
+class Stage:
+    """Everything one step needs."""
+
+    def __init__(self, config: MllmConfig, settings: CheckpointConfig, text: TextTokenizer, tokenizer: DualViTok):
+        self.config, self.settings, self.text, self.tokenizer = config, settings, text, tokenizer
+        self.vocab = settings.model.vocab
+        self.model = build_illume(settings.model, config.loop.seed)
+        tower = self.model.model.vision_tower
+        tower.semantic_encoder.load_state_dict(tokenizer.semantic_encoder.model.state_dict(), strict=True)
+        tower.pixel_encoder.load_state_dict(tokenizer.pixel_encoder.state_dict(), strict=True)
+        tower.requires_grad_(False)
+        self.trained = self.model
+        vit, pixel = settings.vision_tokenizer.semantic_encoder.vit, settings.vision_tokenizer.pixel_encoder
+        self.grid: ImageGrid = image_grid((config.size, config.size), vit, pixel)
+        self.maker = TemplateMaker(Chat(text, self.vocab), self.grid)
+
+    @classmethod
+    def load(cls, config: MllmConfig) -> "Stage":
+        """Read the earlier stages' results and the conversations, and encode every picture."""
+        text = TextTokenizer.from_file(config.semantic / "tokenizer.json")
+        settings = demo(text.size)
+        tokenizer = DualViTok(settings.vision_tokenizer).eval()
+        tokenizer.load_state_dict(load_file(config.tokenizer / "vision_tokenizer.safetensors"), strict=True)
+        stage = cls(config, settings, text, tokenizer)
+        seen, unseen = ({task: read_conversations(config.prepared / split / f"{task}.jsonl") for task in TASKS}
+                        for split in ("train", "val_combo"))  # fmt: skip
+        paths = [path for part in (seen, unseen) for conversations in part.values() for c in conversations for path in c.images]
+        pictures = Pictures(config.data, paths, config.size)
+        stage.encodings = encode_pictures(
+            tokenizer, pictures.pixels, UPRIGHT + MIRRORED, config.out / "encodings.safetensors"
+        )
+        stage.seen = {task: TaskData(stage.maker, conversations, pictures) for task, conversations in seen.items()}
+        stage.unseen = {task: TaskData(stage.maker, conversations, pictures) for task, conversations in unseen.items()}
+        return stage
+
+    def step(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses of one step: one batch of each task."""
+        losses = {}
+        for task, count in zip(TASKS, self.config.sequences, strict=True):
+            templates, variants = self.draw(task, count, generator)
+            losses[task] = self.loss(templates, variants, generator)
+        total = sum(weight * losses[task] for task, weight in zip(TASKS, self.config.weights, strict=True))
+        return {"loss": total, **losses}
+
+    def draw(self, task: str, count: int, generator: torch.Generator) -> tuple[list[Template], list[int]]:
+        """Random templates of a task, each with the variant its pictures come in."""
+        data, config = self.seen[task], self.config
+        rows = torch.randint(len(data), (count,), generator=generator).tolist()
+        move, drop = torch.rand(2, count, generator=generator).tolist()
+        among = len(UPRIGHT) + (len(MIRRORED) if task == "editing" else 0)
+        other = torch.randint(1, among, (count,), generator=generator).tolist()
+        templates, variants = [], []
+        for row, m, d, variant in zip(rows, move, drop, other, strict=True):
+            moves, drops = m < config.moved, d < config.drop_prompt
+            templates.append((data.unprompted if drops else data.moved if moves else data.plain)(row))
+            variants.append(variant if moves else 0)
+        return templates, variants
+
+    def loss(self, templates: Sequence[Template], variants: Sequence[int], generator: torch.Generator | None) -> Tensor:
+        """Mean cross entropy of what the assistant says; with a generator some codes are fed in wrong."""
+        filled = fill(templates, self.codes(templates, variants), [lo for lo, _ in self.vocab.levels])
+        ids = filled.ids if generator is None else self.spoilt(filled.ids, filled.labels, generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            embeds = self.embed(ids, *self.features(templates, variants))
+            return self.model.loss(self.model.hidden(embeds), filled.labels)
+
+    def embed(self, ids: Tensor, semantic: Tensor, pixel: Tensor) -> Tensor:
+        """Ids [B, T] with slots, features [n, h * w, D0] and [n, p * q, D1] -> embeddings [B, T, H]."""
+        embeds = self.model.embed(ids.clamp(min=0))
+        if len(semantic):
+            projected = self.model.model.mm_projector(semantic, pixel)
+            for slot, features in zip(READ_SLOTS, projected, strict=True):
+                embeds = embeds.masked_scatter((ids == slot)[..., None], features.to(embeds.dtype))
+        return embeds
+
+    def spoilt(self, ids: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Ids with a share of the written codes replaced by random ones of their level."""
+        for lo, hi in self.vocab.levels:
+            wrong = torch.rand(ids.shape, generator=generator) < self.config.noise
+            wrong &= (labels >= lo) & (labels < hi)
+            ids = torch.where(wrong, torch.randint(lo, hi, ids.shape, generator=generator), ids)
+        return ids
+
+    def codes(self, templates: Sequence[Template], variants: Sequence[int]) -> tuple[Tensor, Tensor]:
+        where = [(v, n) for t, v in zip(templates, variants, strict=True) for n in t.written]
+        return self._look_up(where, self.encodings.semantic_codes, self.encodings.pixel_codes)
+
+    def features(self, templates: Sequence[Template], variants: Sequence[int]) -> tuple[Tensor, Tensor]:
+        where = [(v, n) for t, v in zip(templates, variants, strict=True) for n in t.read]
+        return self._look_up(where, self.encodings.semantic, self.encodings.pixel)
+
+    @staticmethod
+    def _look_up(where: Sequence[tuple[int, int]], *tables: Tensor) -> tuple[Tensor, Tensor]:
+        variant, number = torch.tensor(where, dtype=torch.int64).reshape(-1, 2).unbind(1)
+        first, second = (table[variant, number] for table in tables)
+        return first, second
+
+    def unseen_losses(self) -> dict[str, float]:
+        """Loss of each task on unseen combinations."""
+        losses = {}
+        for task, data in self.unseen.items():
+            templates = [data.plain(row) for row in range(min(96, len(data)))]
+            losses[f"unseen_{task}"] = float(self.loss(templates, [0] * len(templates), None))
+        return losses
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint folder that `IllumePipeline.from_pretrained` reads."""
+        save_checkpoint(folder, self.settings, self.model, self.tokenizer, self.text.to_json(), torch.bfloat16)
+
+

@@ -1,0 +1,137 @@
+"""Every stage, one after the other, on a handful of pictures; what each writes, the next one reads."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from illume_fast.data.errors import InputError
+from illume_fast.data.jsonl import read_conversations
+from illume_fast.model.checkpoint import load_checkpoint
+from illume_fast.training import mllm, prepare, semantic, tokenizer
+from illume_fast.training.loop import LoopConfig
+
+LOOP = LoopConfig(steps=6, batch_size=4, learning_rate=1e-3, warmup=2, log_every=2, save_every=2, evaluate_every=3)
+
+
+@pytest.fixture(scope="module")
+def run(shapes_dir, tmp_path_factory):
+    """All stages, a few steps each."""
+    root = tmp_path_factory.mktemp("run")
+    prepare.main(prepare.PrepareConfig(data=shapes_dir, out=root / "prepared"))
+    common = {"data": shapes_dir, "prepared": root / "prepared"}
+    semantic.main(semantic.SemanticConfig(**common, out=root / "semantic", text_tokens=300, loop=LOOP))
+    vision = tokenizer.TokenizerConfig(
+        **common, semantic=root / "semantic", out=root / "tokenizer", compile=False, loop=LOOP
+    )
+    tokenizer.main(vision)
+    language = mllm.MllmConfig(
+        **common, semantic=root / "semantic", tokenizer=root / "tokenizer", out=root / "mllm", sequences=(2, 2, 2),
+        loop=LOOP,
+    )  # fmt: skip
+    mllm.main(language)
+    return root, vision, language
+
+
+def test_conversations_hold_every_row_and_edit(run):
+    root, _, _ = run
+    train = {task: read_conversations(root / "prepared" / "train" / f"{task}.jsonl") for task in mllm.TASKS}
+    assert [len(train[task]) for task in mllm.TASKS] == [10, 10, 10]
+    assert train["text_to_image"][0].turns[0].endswith("the content of image is red disc\n")
+    assert train["editing"][0].images == ("images/00.png", "images/01.png")
+
+
+@pytest.mark.parametrize("stage", ["semantic", "tokenizer", "mllm"])
+def test_each_stage_leaves_a_log_and_a_picture_of_it(run, stage):
+    pytest.importorskip("matplotlib", reason="curves need the extra 'train'")
+    root, _, _ = run
+    lines = [json.loads(line) for line in (root / stage / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
+    assert [line["step"] for line in lines if "score" in line] == [3, 6]
+    assert (root / stage / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_last_stage_writes_a_checkpoint_that_loads(run):
+    root, _, _ = run
+    loaded = load_checkpoint(root / "mllm" / "checkpoint")
+    trained = load_file(root / "tokenizer" / "vision_tokenizer.safetensors")
+    got = loaded.vision_tokenizer.state_dict()["pixel_decoder.conv_in.weight"]
+    torch.testing.assert_close(got, trained["pixel_decoder.conv_in.weight"].bfloat16().float())
+
+
+def test_an_interrupted_run_ends_where_an_unbroken_one_does(run, tmp_path):
+    root, vision, _ = run
+    half = replace(vision, out=tmp_path / "resumed", loop=replace(LOOP, steps=6))
+    code = (
+        "import sys, os, signal, pathlib\n"
+        "from illume_fast.training import tokenizer\n"
+        "from illume_fast.training.loop import LoopConfig\n"
+        "import illume_fast.training.state as state\n"
+        "save = state.RunState.save\n"
+        "def save_then_die(self, folder):\n"
+        "    save(self, folder)\n"
+        "    if self.step == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "state.RunState.save = save_then_die\n"
+        f"tokenizer.main({source(half)})\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    tokenizer.main(half)
+    resumed, unbroken = (load_file(f / "vision_tokenizer.safetensors") for f in (half.out, vision.out))
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+    steps = [json.loads(line)["step"] for line in (half.out / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def source(config: tokenizer.TokenizerConfig) -> str:
+    paths = {name: getattr(config, name) for name in ("data", "prepared", "semantic", "out")}
+    fields = ", ".join(f"{name}=pathlib.Path({str(path)!r})" for name, path in paths.items())
+    return f"tokenizer.TokenizerConfig({fields}, compile=False, loop={config.loop!r})"
+
+
+def test_dropping_a_prompt_keeps_the_picture(run, shapes_dir):
+    root, _, language = run
+    stage = mllm.Stage.load(language)
+    for task in ("text_to_image", "editing"):
+        data = stage.seen[task]
+        for row in range(len(data)):
+            plain, bare = data.plain(row), data.unprompted(row)
+            assert bare.read == plain.read
+            # editing without an instruction writes its source again
+            assert bare.written == (plain.read or plain.written)
+            assert int(bare.learnt.sum()) == int(plain.learnt.sum())
+    captions = stage.seen["captions"]
+    assert captions.unprompted(0) is captions.plain(0)
+
+
+def test_noise_touches_inputs_alone(run):
+    _, _, language = run
+    stage = mllm.Stage.load(language)
+    data = [stage.seen["editing"].plain(row) for row in range(3)]
+    filled = mllm.fill(data, stage.codes(data, [0, 0, 0]), [lo for lo, _ in stage.vocab.levels])
+    spoilt = stage.spoilt(filled.ids, filled.labels, torch.Generator().manual_seed(0))
+    changed = spoilt != filled.ids
+    assert 0 < changed.float().mean() < 0.3
+    for lo, hi in stage.vocab.levels:
+        inside = (filled.ids >= lo) & (filled.ids < hi)
+        assert torch.equal(inside, (spoilt >= lo) & (spoilt < hi))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: not JSON"),
+        ('{"images": []}', "line 2: expected an object with a list 'conversations'"),
+        ('{"conversations": [{"from": "gpt", "value": "x"}]}', "line 2: turn 0 must be from 'human'"),
+        ('{"images": ["a"], "conversations": [{"from": "human", "value": "x"}]}', "1 images for 0 places"),
+    ],
+)
+def test_bad_conversations_are_named_with_their_line(tmp_path, line, message):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]}\n' + line)
+    with pytest.raises(InputError, match=message):
+        read_conversations(path)
