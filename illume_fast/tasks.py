@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from illume_fast.data.chat import Chat
-from illume_fast.data.errors import InputError, shorten
+from illume_fast.data.errors import InputError
 from illume_fast.data.image import ImageProcessor, pad_to
 from illume_fast.data.sequence import ImageCodes, decode_image
 from illume_fast.data.sizes import ImageGrid, Size, image_grid, nearest_size
@@ -27,6 +27,7 @@ from illume_fast.model.image_block import PIXEL_SLOT, SEMANTIC_SLOT, block_slots
 from illume_fast.model.vocab import IMAGE_PLACEHOLDER
 
 _PICTURES_KEPT = 64
+_ID_LENGTH = 60
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -149,7 +150,7 @@ class Tasks:
         conditional, unconditional = segments(prompt, pictures), segments(free, pictures)
         return [
             Request(
-                id=task.id or shorten(task.prompt),
+                id=task.id or task.prompt.strip()[:_ID_LENGTH],
                 prompt=conditional,
                 unconditional=unconditional if self.generation.has_unconditional else None,
                 plan=self.plan(grid),
@@ -171,7 +172,7 @@ class Tasks:
         except ValueError as error:
             raise InputError(str(error)) from None
         return Request(
-            id=task.id or shorten(task.prompt),
+            id=task.id or task.prompt.strip()[:_ID_LENGTH],
             prompt=segments(self.chat.ask(task.prompt, len(pictures)), pictures),
             plan=Plan.text([(0, self.vocab.text_size)], most, self.vocab.eos),
             sampling=sampling,

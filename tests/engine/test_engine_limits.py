@@ -149,7 +149,7 @@ def test_a_leak_is_reported():
     run(engine, [ask(1)])
     pool = engine.cache.pool
     pool.append(pool.new(), 9)
-    with pytest.raises(RuntimeError, match="1 sequences were never freed .* they hold 3 pages"):
+    with pytest.raises(RuntimeError, match=r"1 sequences were never freed .* they hold 3 pages"):
         engine.cache.check()
 
 

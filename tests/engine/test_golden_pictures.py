@@ -1,0 +1,80 @@
+"""The pipeline against recordings of the official code: greedy pictures of tiny random models, token for token."""
+
+import json
+
+import pytest
+import torch
+from golden_mllm import mllm_config
+from golden_vision import dual_vitok_config, read_case, read_weights
+from PIL import Image
+
+from illume_fast.data.sequence import encode_image
+from illume_fast.engine import EngineConfig
+from illume_fast.model.checkpoint import Checkpoint, build
+from illume_fast.model.generation_config import CheckpointConfig, GenerationConfig
+from illume_fast.pipeline import IllumePipeline
+
+# below this gap between the best two scores, rounding may choose
+TINY_GAP = 1e-4
+
+
+@pytest.fixture
+def pipe(golden) -> IllumePipeline:
+    language, vision = golden("mllm_tiny"), golden("dualvitok_tiny")
+    config = CheckpointConfig(
+        mllm_config(json.loads((language / "config.json").read_text())),
+        dual_vitok_config(json.loads((vision / "config.json").read_text())["vq_model"]["config"]),
+        GenerationConfig(((256, 256),)),
+    )
+    model, tokenizer = build(config, "cpu")
+    model.load_state_dict(read_weights(language))
+    tokenizer.load_state_dict(read_weights(vision))
+    checkpoint = Checkpoint(config, model.eval(), tokenizer.eval(), language / "tokenizer.json")
+    return IllumePipeline(checkpoint, EngineConfig(max_batch=4, cache_tokens=8192))
+
+
+def assert_drawn(pipe, codes, outputs, run, row):
+    """Every token as recorded, up to the first that rounding may decide; returns whether there was none such."""
+    expected, gaps = outputs[f"{run}.generated_ids"][row].long(), outputs[f"{run}.top1_gap"][:, row]
+    drawn = encode_image(codes, pipe.tasks.vocab)
+    assert len(drawn) == len(expected) - 1, "all but the closing <|im_end|>"
+    different = (drawn != expected[:-1]).nonzero().flatten()
+    if len(different):
+        first = int(different[0])
+        assert gaps[first] < TINY_GAP, f"{run} row {row}: token {first} differs, gap {float(gaps[first]):.1e}"
+        return False
+    assert torch.equal(codes.semantic, outputs[f"{run}.{row}.semantic_indices"][0].long())
+    assert torch.equal(codes.pixel, outputs[f"{run}.{row}.pixel_indices"][0].long())
+    return True
+
+
+def caption(prompt: str) -> str:
+    return prompt.removeprefix("Generate an image of {resolution_tag}, the content of image is ").removesuffix("\n")
+
+
+@pytest.mark.parametrize("run", ["t2i", "t2i_nocfg", "t2i_batch2"])
+def test_text_to_image(pipe, golden, run):
+    config, inputs, outputs = read_case(golden("generate_tiny"))
+    settings = config["runs"][run]
+    prompts = [caption(prompt) for prompt in settings["prompts"]]
+    for row, prompt in enumerate(prompts):
+        mask = inputs[f"{run}.attention_mask"][row].bool()
+        assert pipe.tasks.chat.generate(prompt, (256, 256)) == inputs[f"{run}.prompt_ids"][row][mask].tolist()
+    assert pipe.tasks.chat.generate_anything((256, 256)) == inputs[f"{run}.uncond_ids"][0].tolist()
+    out = pipe(prompts, guidance_scale=settings["guidance"], temperature=0.0, seed=0, output_type="codes")
+    same = [assert_drawn(pipe, codes, outputs, run, row) for row, codes in enumerate(out.images)]
+    if same[0] and f"{run}.0.image_u8" in outputs:
+        difference = pipe.decode(out.images[:1])[0].permute(1, 2, 0).int() - outputs[f"{run}.0.image_u8"].int()
+        assert difference.abs().max() <= 1
+
+
+def test_editing(pipe, golden):
+    config, inputs, outputs = read_case(golden("generate_tiny"))
+    instruction = "make the sky green"
+    assert pipe.tasks.chat.edit(instruction, (256, 256)) == inputs["edit.prompt_ids"][0].tolist()
+    assert pipe.tasks.chat.edit_nothing((256, 256)) == inputs["edit.uncond_ids"][0].tolist()
+    # the source as the official code cropped it: padding, our way of framing, leaves a whole frame alone
+    source = Image.fromarray(inputs["edit.processed_u8"][0].numpy())
+    guidance = config["runs"]["edit"]["guidance"]
+    out = pipe.edit(source, instruction, guidance_scale=guidance, temperature=0.0, seed=0, output_type="codes")
+    assert_drawn(pipe, out.images[0], outputs, "edit", 0)
