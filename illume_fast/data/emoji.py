@@ -66,7 +66,8 @@ def load_emoji(folder: Path | str, size: int = 64) -> EmojiSet:
         for end in ("source", "target"):
             if row[end] not in number:
                 raise InputError(f"{folder / 'edits.csv'} line {line}: {end} {row[end]!r} is not in emoji.csv")
-        edits.append(EmojiEdit(**{**row, "source": number[row["source"]], "target": number[row["target"]]}))
+        ends = number[row["source"]], number[row["target"]]
+        edits.append(EmojiEdit(*ends, row["instruction"], row["kind"], row["split"]))
     return EmojiSet(rows, pixels, edits)
 
 

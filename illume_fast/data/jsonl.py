@@ -63,7 +63,8 @@ def write_conversations(path: Path, conversations: Iterable[Conversation]) -> in
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, count = path.with_name(path.name + ".tmp"), 0
     with temporary.open("w", encoding="utf-8") as file:
-        for count, item in enumerate(conversations, start=1):
+        for item in conversations:
+            count += 1
             turns = [{"from": ROLES[i % 2], "value": text} for i, text in enumerate(item.turns)]
             value = {"images": list(item.images), "conversations": turns}
             file.write(json.dumps(value, ensure_ascii=False) + "\n")

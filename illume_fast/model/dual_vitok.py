@@ -131,9 +131,11 @@ class DualViTok(nn.Module):
 
 
 def apply_noise(codes: Tensor, pictures: Tensor, tokens: Tensor, config: DualViTokConfig) -> Tensor:
-    """Replaces codes [B, z, p, q] where both uniform draws (pictures [B, 1, 1, 1], tokens [B, 1, p, q]) fall below their
-    rates: by the previous picture's code at that place ("random") or by nought ("zero")."""
-    hit = (pictures < config.pixel_drop_batch_rate) & (tokens < config.pixel_drop_rate)
+    """Replaces codes [B, z, p, q] by the previous picture's code at that place ("random") or by nought ("zero").
+
+    It does so where both uniform draws (pictures [B, 1, 1, 1], tokens [B, 1, p, q]) fall below their rates.
+    """
+    hit = (pictures < config.pixel_drop_batch_rate) & (tokens < (config.pixel_drop_rate or 0.0))
     other = codes.roll(1, 0).detach() if config.pixel_noise_type == "random" else torch.zeros_like(codes)
     return torch.where(hit, other, codes)
 

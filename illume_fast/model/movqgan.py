@@ -34,7 +34,9 @@ class SpatialNorm(nn.Module):
         (h, w), (rows, columns) = x.shape[-2:], codes.shape[-2:]
         normed = self.norm_layer(x)
         if h % rows == 0 and w % columns == 0:
-            cells = normed.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))  # [B, C, rows, h/rows, columns, w/columns]
+            cells = normed.unflatten(3, (columns, -1)).unflatten(
+                2, (rows, -1)
+            )  # [B, C, rows, h/rows, columns, w/columns]
             out = cells * scale[:, :, :, None, :, None] + shift[:, :, :, None, :, None]
             return out.flatten(4, 5).flatten(2, 3)
         return normed * F.interpolate(scale, size=(h, w)) + F.interpolate(shift, size=(h, w))
@@ -109,7 +111,12 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """The blocks of one resolution, each followed by attention where the level has it."""
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, code_channels: int | None, dropout: float):
+    downsample: Downsample
+    upsample: Upsample
+
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, attention: bool, code_channels: int | None, dropout: float
+    ):
         super().__init__()
         widths = [inputs] + [outputs] * (blocks - 1)
         self.block = nn.ModuleList(ResBlock(width, outputs, code_channels, dropout) for width in widths)
@@ -121,6 +128,10 @@ class Level(nn.Module):
             if self.attn:
                 x = self.attn[i](x, codes)
         return x
+
+
+def levels(parts: nn.ModuleList) -> list[Level]:
+    return [part for part in parts if isinstance(part, Level)]
 
 
 class Middle(nn.Module):
@@ -156,14 +167,14 @@ class MoVQEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(F.pixel_unshuffle(x, self.config.patch_size))
-        for level in self.down[:-1]:
+        for level in levels(self.down)[:-1]:
             h = level.downsample(level(h))
         h = F.silu(self.norm_out(self.mid(self.down[-1](h))))
         return self.conv_out(h) + group_mean(h, self.config.z_channels)
 
 
 class MoVQDecoder(nn.Module):
-    """(z [B, z_channels, h, w], codes [B, z_channels, h, w]) -> pictures [B, 3, h * factor, w * factor], about [-1, 1]."""
+    """(z [B, z_channels, h, w], codes [B, z_channels, h, w]) -> pictures [B, 3, h * factor, w * factor]."""
 
     def __init__(self, config: PixelCodecConfig):
         super().__init__()
@@ -187,7 +198,7 @@ class MoVQDecoder(nn.Module):
 
     def forward(self, z: Tensor, codes: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z) + z.repeat_interleave(self.repeats, dim=1), codes)
-        for level in reversed(self.up[1:]):
+        for level in reversed(levels(self.up)[1:]):
             h = level.upsample(level(h, codes))
         h = self.up[0](h, codes)
         h = self.conv_out(F.silu(self.norm_out(h, codes)))

@@ -1,5 +1,7 @@
 """Configurations of known models."""
 
+from dataclasses import replace
+
 from illume_fast.model.config import (
     DecoderConfig,
     IllumeConfig,
@@ -49,14 +51,14 @@ def illume_plus_7b() -> CheckpointConfig:
 def demo_tokenizer() -> DualViTokConfig:
     """The demo's vision tokenizer: 4 x 4 semantic and 8 x 8 pixel codes for a picture of 64 x 64."""
     vit = ViTConfig(depth=3, embed_dim=160, num_heads=5, hidden_size=192, patch_size=8, temporal_patch_size=1)
-    size = {"ch": 64, "ch_mult": (1, 2, 2), "num_res_blocks": 1, "attn_resolutions": (2,), "patch_size": 2}
+    encoder = PixelCodecConfig(ch=64, ch_mult=(1, 2, 2), num_res_blocks=1, attn_resolutions=(2,), patch_size=2)
     return DualViTokConfig(
         semantic_encoder=SemanticEncoderConfig(vit=vit, num_blocks=1, num_heads=4, embed_dim=128),
         semantic_quantizer=SimVQConfig(codebook_size=512),
         semantic_decoder=SemanticDecoderConfig(num_blocks=1, num_heads=4, embed_dim=128, output_channels=192),
-        pixel_encoder=PixelCodecConfig(**size),
+        pixel_encoder=encoder,
         pixel_quantizer=SimVQConfig(codebook_size=2048),
-        pixel_decoder=PixelCodecConfig(**size, z_channels=64, embed_dim=64),
+        pixel_decoder=replace(encoder, z_channels=64, embed_dim=64),
     )
 
 

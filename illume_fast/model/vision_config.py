@@ -52,7 +52,7 @@ class ViTConfig:
         """Size in pixels to which a picture of `height` x `width` is scaled before it is cut into patches."""
         if self.cell == MAPPED_CELL and (height, width) in MAPPED_SIZES:
             return MAPPED_SIZES[height, width]
-        return tuple(max(self.cell, side // self.cell * self.cell) for side in (height, width))
+        return max(self.cell, height // self.cell * self.cell), max(self.cell, width // self.cell * self.cell)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of feature vectors for a picture of `height` x `width` pixels."""
@@ -86,8 +86,8 @@ class SemanticDecoderConfig:
 class PixelCodecConfig:
     """One half (encoder or decoder) of the MoVQGAN-style pixel branch; `attn_resolutions` are level indices.
 
-    With `patch_size` above 1 (the published models have 1) each patch of pixels enters and leaves as one position, which
-    spares small models the costly full resolution.
+    With `patch_size` above 1 (the published models have 1) each patch of pixels enters and leaves as one position,
+    which spares small models the costly full resolution.
     """
 
     ch: int = 128
@@ -144,11 +144,13 @@ class DualViTokConfig:
         merged = self.semantic_quantizer.dim + self.pixel_quantizer.dim
         if self.pixel_decoder.z_channels != merged:
             raise ValueError(
-                f"pixel_decoder.z_channels is {self.pixel_decoder.z_channels}, but both codes side by side have {merged} channels"
+                f"pixel_decoder.z_channels is {self.pixel_decoder.z_channels}, "
+                f"but both codes side by side have {merged} channels"
             )
         if self.pixel_encoder.factor != self.pixel_decoder.factor:
             raise ValueError(
-                f"pixel encoder shrinks by {self.pixel_encoder.factor}, pixel decoder grows by {self.pixel_decoder.factor}"
+                f"pixel encoder shrinks by {self.pixel_encoder.factor}, "
+                f"pixel decoder grows by {self.pixel_decoder.factor}"
             )
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -35,14 +35,14 @@ def scale_and_patchify(x: Tensor, config: ViTConfig) -> tuple[Tensor, tuple[int,
 
 
 def rotary_angles(rows: Tensor, columns: Tensor, head_dim: int) -> Tensor:
-    """Positions [N], [N] -> angles float32 [N, head_dim / 2]: the first half turns with the row, the rest with the column."""
+    """Positions [N], [N] -> angles float32 [N, head_dim / 2]: half turn with the row, half with the column."""
     exponents = torch.arange(0, head_dim // 2, 2, dtype=torch.float32, device=rows.device) / (head_dim // 2)
     frequencies = ROPE_THETA**-exponents
     return torch.cat([rows[:, None] * frequencies, columns[:, None] * frequencies], dim=-1)
 
 
 def grid_positions(rows: int, columns: int, merge: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row and column index of every patch, float32 [N] each, in the order of `scale_and_patchify` (raster if merge is 1)."""
+    """Row and column index of every patch, float32 [N] each, in `scale_and_patchify`'s order (raster if merge is 1)."""
     row = torch.arange(rows, dtype=torch.float32, device=device)[:, None].expand(rows, columns)
     column = torch.arange(columns, dtype=torch.float32, device=device)[None].expand(rows, columns)
 

@@ -14,6 +14,8 @@ class SimVQ(nn.Module):
     Buffers and weights (names of the published checkpoints): `frozen_codebook` [K, D], `code_transform.weight` [D, D].
     """
 
+    frozen_codebook: Tensor
+
     def __init__(self, config: SimVQConfig):
         super().__init__()
         self.config = config

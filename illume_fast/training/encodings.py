@@ -1,4 +1,4 @@
-"""Pictures as the language model needs them, computed once: codes to write and features to read, in several variants."""
+"""Pictures as the language model needs them, computed once: codes to write, features to read, in several variants."""
 
 from dataclasses import dataclass
 from pathlib import Path

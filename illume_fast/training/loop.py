@@ -1,4 +1,4 @@
-"""The training loop of every stage: AdamW, cosine, bfloat16, clipping, an average of the weights, checkpoints, curves."""
+"""The training loop of every stage: AdamW, cosine, clipping, an average of the weights, checkpoints, curves."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from illume_fast.training.curves import draw_curves
 from illume_fast.training.progress import Progress
-from illume_fast.training.state import Average, RunState
+from illume_fast.training.state import Average, RunState, write_tensors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,8 +121,6 @@ def _evaluate(state: RunState, evaluate: Evaluate, log: "RunLog", out: Path) -> 
 
 def save_best(out: Path, module: nn.Module, step: int) -> None:
     """Keep the module's weights as the best of the run."""
-    from illume_fast.training.state import write_tensors
-
     write_tensors(out / "best.safetensors", module.state_dict(), {"step": str(step)})
 
 
@@ -130,7 +128,8 @@ class RunLog:
     """`log.jsonl`: a line per logged step or evaluation. Lines past the resumed step are dropped."""
 
     def __init__(self, path: Path, step: int):
-        self.path, self.sums, self.count, self.since = path, {}, 0, time.monotonic()
+        self.path, self.count, self.since = path, 0, time.monotonic()
+        self.sums: dict[str, float] = {}
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         kept = [line for line in lines if line["step"] <= step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))

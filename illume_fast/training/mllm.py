@@ -9,13 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from illume_fast.data.chat import Chat, Message, random_image, reconstruct_image, written_image
+from illume_fast.data.chat import Chat, random_image, reconstruct_image, written_image
 from illume_fast.data.jsonl import Conversation, Pictures, read_conversations
-from illume_fast.data.sizes import ImageGrid, image_grid
+from illume_fast.data.sizes import image_grid
 from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.model.checkpoint import save_checkpoint
 from illume_fast.model.dual_vitok import DualViTok
-from illume_fast.model.generation_config import CheckpointConfig
 from illume_fast.model.illume import IllumeModel, build_illume
 from illume_fast.model.presets import demo
 from illume_fast.training.encodings import Encodings, Variant, encode_pictures
@@ -66,16 +65,17 @@ def main(config: MllmConfig, evaluate: Evaluate | None = None) -> None:
     `evaluate` judges the averaged weights now and then; where it returns "score", the best weights are kept. Without
     it the score is the negative loss on the split `val_combo`.
     """
-    stage = Stage.load(config)
+    stage = Stage(config)
 
     def judge() -> Mapping[str, float]:
         unseen = stage.unseen_losses()
-        return unseen | (evaluate(stage.model) if evaluate else {"score": -sum(unseen.values())})
+        scores = evaluate(stage.model) if evaluate else {"score": -sum(unseen.values())}
+        return {**unseen, **scores}
 
-    fit(stage.trained, stage.step, config.loop, config.out, judge)
+    fit(stage.model, stage.step, config.loop, config.out, judge)
     best = config.out / "best.safetensors"
     if best.exists():
-        stage.trained.load_state_dict(load_file(best), strict=True)
+        stage.model.load_state_dict(load_file(best), strict=True)
     stage.save(config.out / "checkpoint")
 
 
@@ -118,45 +118,33 @@ class TaskData:
 class Stage:
     """Everything one step needs."""
 
-    def __init__(self, config: MllmConfig, settings: CheckpointConfig, text: TextTokenizer, tokenizer: DualViTok):
-        self.config, self.settings, self.text, self.tokenizer = config, settings, text, tokenizer
-        self.vocab = settings.model.vocab
-        self.model = build_illume(settings.model, config.loop.seed)
-        tower = self.model.model.vision_tower
-        tower.semantic_encoder.load_state_dict(tokenizer.semantic_encoder.model.state_dict(), strict=True)
-        tower.pixel_encoder.load_state_dict(tokenizer.pixel_encoder.state_dict(), strict=True)
-        tower.requires_grad_(False)
-        self.trained = self.model
-        vit, pixel = settings.vision_tokenizer.semantic_encoder.vit, settings.vision_tokenizer.pixel_encoder
-        self.grid: ImageGrid = image_grid((config.size, config.size), vit, pixel)
-        self.maker = TemplateMaker(Chat(text, self.vocab), self.grid)
-
-    @classmethod
-    def load(cls, config: MllmConfig) -> "Stage":
+    def __init__(self, config: MllmConfig) -> None:
         """Read the earlier stages' results and the conversations, and encode every picture."""
-        text = TextTokenizer.from_file(config.semantic / "tokenizer.json")
-        settings = demo(text.size)
-        tokenizer = DualViTok(settings.vision_tokenizer).eval()
-        tokenizer.load_state_dict(load_file(config.tokenizer / "vision_tokenizer.safetensors"), strict=True)
-        stage = cls(config, settings, text, tokenizer)
-        seen, unseen = ({task: read_conversations(config.prepared / split / f"{task}.jsonl") for task in TASKS}
-                        for split in ("train", "val_combo"))  # fmt: skip
-        paths = [path for part in (seen, unseen) for conversations in part.values() for c in conversations for path in c.images]
+        self.config = config
+        self.text = TextTokenizer.from_file(config.semantic / "tokenizer.json")
+        self.settings = demo(self.text.size)
+        self.vocab = self.settings.model.vocab
+        sizes = self.settings.vision_tokenizer
+        self.tokenizer = DualViTok(sizes).eval()
+        self.tokenizer.load_state_dict(load_file(config.tokenizer / "vision_tokenizer.safetensors"), strict=True)
+        self.model = with_eyes(build_illume(self.settings.model, config.loop.seed), self.tokenizer)
+        grid = image_grid((config.size, config.size), sizes.semantic_encoder.vit, sizes.pixel_encoder)
+        maker = TemplateMaker(Chat(self.text, self.vocab), grid)
+        seen, unseen = (read_tasks(config.prepared / split) for split in ("train", "val_combo"))
+        paths = (path for tasks in (seen, unseen) for items in tasks.values() for c in items for path in c.images)
         pictures = Pictures(config.data, paths, config.size)
-        stage.encodings = encode_pictures(
-            tokenizer, pictures.pixels, UPRIGHT + MIRRORED, config.out / "encodings.safetensors"
-        )
-        stage.seen = {task: TaskData(stage.maker, conversations, pictures) for task, conversations in seen.items()}
-        stage.unseen = {task: TaskData(stage.maker, conversations, pictures) for task, conversations in unseen.items()}
-        return stage
+        cache_file = config.out / "encodings.safetensors"
+        self.encodings: Encodings = encode_pictures(self.tokenizer, pictures.pixels, UPRIGHT + MIRRORED, cache_file)
+        self.seen = {task: TaskData(maker, items, pictures) for task, items in seen.items()}
+        self.unseen = {task: TaskData(maker, items, pictures) for task, items in unseen.items()}
 
     def step(self, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses of one step: one batch of each task."""
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for task, count in zip(TASKS, self.config.sequences, strict=True):
             templates, variants = self.draw(task, count, generator)
             losses[task] = self.loss(templates, variants, generator)
-        total = sum(weight * losses[task] for task, weight in zip(TASKS, self.config.weights, strict=True))
+        total = torch.stack([w * losses[task] for task, w in zip(TASKS, self.config.weights, strict=True)]).sum()
         return {"loss": total, **losses}
 
     def draw(self, task: str, count: int, generator: torch.Generator) -> tuple[list[Template], list[int]]:
@@ -225,3 +213,15 @@ class Stage:
         save_checkpoint(folder, self.settings, self.model, self.tokenizer, self.text.to_json(), torch.bfloat16)
 
 
+def read_tasks(folder: Path) -> dict[str, list[Conversation]]:
+    """The conversations of every task in a folder that `train prepare` wrote."""
+    return {task: read_conversations(folder / f"{task}.jsonl") for task in TASKS}
+
+
+def with_eyes(model: IllumeModel, tokenizer: DualViTok) -> IllumeModel:
+    """The model with the tokenizer's two encoders as its vision tower, frozen."""
+    tower = model.model.vision_tower
+    tower.semantic_encoder.load_state_dict(tokenizer.semantic_encoder.model.state_dict(), strict=True)
+    tower.pixel_encoder.load_state_dict(tokenizer.pixel_encoder.state_dict(), strict=True)
+    tower.requires_grad_(False)
+    return model

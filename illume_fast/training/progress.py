@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 
 class Progress:
@@ -11,7 +12,7 @@ class Progress:
     def __init__(self, name: str, steps: int, start: int):
         self.name, self.steps, self.start = name, steps, start
         self.began = self.printed = time.monotonic()
-        self.bar = None
+        self.bar: Any = None
 
     def __enter__(self) -> "Progress":
         if sys.stderr.isatty():

@@ -13,17 +13,13 @@ from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.model.presets import demo_tokenizer
 from illume_fast.model.vision_config import ViTConfig
 from illume_fast.model.vision_encoder import Qwen2ViT, VisionBlocks
-from illume_fast.training.augment import random_colours, random_shift, to_float
+from illume_fast.training.augment import random_shift, to_float
 from illume_fast.training.loop import LoopConfig, fit
 from illume_fast.training.state import write_tensors
 
 LENGTH = 32
-_SIZE = (64, 64)
-FIXED_WORDS = [
-    f"system\n{SYSTEM}",
-    "assistant\n",
-    *(f"user\n{part}" for message in (random_image(_SIZE), reconstruct_image(_SIZE)) for part in message.parts if isinstance(part, str)),
-]
+_SPOKEN = (*random_image((64, 64)).parts, *reconstruct_image((64, 64)).parts)
+FIXED_WORDS = [f"system\n{SYSTEM}", "assistant\n", *(f"user\n{part}" for part in _SPOKEN if isinstance(part, str))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +112,9 @@ def main(config: SemanticConfig) -> None:
 
 def training_texts(folder: Path) -> list[str]:
     """What the text tokenizer learns from: every turn of every task, and the words that stand in every conversation."""
-    turns = [turn for path in sorted(folder.glob("*.jsonl")) for item in read_conversations(path) for turn in item.turns]
+    turns = [
+        turn for path in sorted(folder.glob("*.jsonl")) for item in read_conversations(path) for turn in item.turns
+    ]
     return turns + FIXED_WORDS * len(turns)
 
 

@@ -20,7 +20,7 @@ WRITTEN_SLOTS = (SEMANTIC_SLOT - 2, PIXEL_SLOT - 2)
 
 @dataclass(frozen=True)
 class Template:
-    """ids int64 [L] with slots for features read and codes written; learnt bool [L]; picture numbers read and written."""
+    """ids int64 [L] with slots for features read and codes written, learnt bool [L], numbers of the pictures."""
 
     ids: Tensor
     learnt: Tensor
@@ -51,7 +51,9 @@ class TemplateMaker:
         """`numbers` are those of the conversation's pictures, in order. A size tag stands before every picture of a
         conversation that writes one."""
         writes = any("<image>" in turn for turn in conversation.turns[1::2])
-        messages, read, written = [], [], []
+        messages: list[Message] = []
+        read: list[int] = []
+        written: list[int] = []
         left = iter(numbers)
         for i, turn in enumerate(conversation.turns):
             parts: list[Part] = []

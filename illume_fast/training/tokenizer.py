@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from illume_fast.data.jsonl import Pictures, read_conversations
 from illume_fast.model.dual_vitok import DualViTok
@@ -42,10 +42,9 @@ def main(config: TokenizerConfig) -> None:
     vit.load_state_dict(load_file(config.semantic / "vit.safetensors"), strict=True)
     vit.requires_grad_(False)
     for branch in (model.pixel_encoder, model.pixel_decoder):
-        branch.to(memory_format=torch.channels_last)
-    encode, decode = model.pixel_encoder.forward, model.pixel_decoder.forward
-    if config.compile:
-        model.pixel_encoder.forward, model.pixel_decoder.forward = torch.compile(encode), torch.compile(decode)
+        to_channels_last(branch)
+        if config.compile:
+            branch.compile()
 
     def step(generator: torch.Generator) -> dict[str, Tensor]:
         rows = torch.randint(len(seen), (config.loop.batch_size,), generator=generator)
@@ -55,13 +54,18 @@ def main(config: TokenizerConfig) -> None:
             return losses(model, x.contiguous(memory_format=torch.channels_last))
 
     def evaluate() -> dict[str, float]:
-        model.pixel_encoder.forward, model.pixel_decoder.forward, compiled = encode, decode, (model.pixel_encoder.forward, model.pixel_decoder.forward)
-        scores = {"train_psnr": psnr(model, seen[:256]), "score": psnr(model, unseen), **usage(model, seen[:1024])}
-        model.pixel_encoder.forward, model.pixel_decoder.forward = compiled
-        return scores
+        with torch.compiler.set_stance("force_eager"):  # other batch sizes than in training
+            return {"train_psnr": psnr(model, seen[:256]), "score": psnr(model, unseen), **usage(model, seen[:1024])}
 
     fit(model, step, config.loop, config.out, evaluate)
     write_tensors(config.out / "vision_tokenizer.safetensors", model.state_dict(), {})
+
+
+def to_channels_last(module: nn.Module) -> None:
+    """Lay out the convolutions' weights as the CPU's bfloat16 kernels want them."""
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def losses(model: DualViTok, x: Tensor) -> dict[str, Tensor]:

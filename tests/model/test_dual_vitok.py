@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-
 from golden_vision import dual_vitok_config, read_case, read_weights
+
 from illume_fast.model.dual_vitok import DualViTok, apply_noise, to_map, to_tokens
 from illume_fast.model.movqgan import MoVQDecoder, MoVQEncoder, SpatialNorm, to_uint8
 from illume_fast.model.vision_config import DualViTokConfig, PixelCodecConfig, SimVQConfig, ViTConfig
@@ -54,7 +54,7 @@ def test_features_and_ids_match_the_official_tokenizer(case, size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_decoding_matches_the_official_tokenizer(case, size):
-    model, inputs, outputs = case
+    model, _, outputs = case
     ids = [outputs[f"{size}.{branch}_indices"] for branch in ("semantic", "pixel")]
     with torch.no_grad():
         codes = [model.semantic_quantizer.indices_to_codes(ids[0]), model.pixel_quantizer.indices_to_codes(ids[1])]

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from support import assert_matches
 from golden_mllm import Recorded
+from support import assert_matches
 
 from illume_fast.model.config import VocabConfig
 from illume_fast.model.illume import IllumeModel, Sample

@@ -64,7 +64,7 @@ def test_the_last_stage_writes_a_checkpoint_that_loads(run):
 
 
 def test_an_interrupted_run_ends_where_an_unbroken_one_does(run, tmp_path):
-    root, vision, _ = run
+    _, vision, _ = run
     half = replace(vision, out=tmp_path / "resumed", loop=replace(LOOP, steps=6))
     code = (
         "import sys, os, signal, pathlib\n"
@@ -94,8 +94,8 @@ def source(config: tokenizer.TokenizerConfig) -> str:
 
 
 def test_dropping_a_prompt_keeps_the_picture(run, shapes_dir):
-    root, _, language = run
-    stage = mllm.Stage.load(language)
+    _, _, language = run
+    stage = mllm.Stage(language)
     for task in ("text_to_image", "editing"):
         data = stage.seen[task]
         for row in range(len(data)):
@@ -110,7 +110,7 @@ def test_dropping_a_prompt_keeps_the_picture(run, shapes_dir):
 
 def test_noise_touches_inputs_alone(run):
     _, _, language = run
-    stage = mllm.Stage.load(language)
+    stage = mllm.Stage(language)
     data = [stage.seen["editing"].plain(row) for row in range(3)]
     filled = mllm.fill(data, stage.codes(data, [0, 0, 0]), [lo for lo, _ in stage.vocab.levels])
     spoilt = stage.spoilt(filled.ids, filled.labels, torch.Generator().manual_seed(0))
