@@ -33,4 +33,10 @@ def train(arguments: Sequence[str]) -> None:
         raise InputError(f"unknown training stage {stage!r}; the stages are {', '.join(STAGES)}")
     module = importlib.import_module(f"illume_fast.training.{stage}")
     config = tyro.cli(getattr(module, f"{stage.capitalize()}Config"), prog=f"illume-fast train {stage}", args=rest)
+    if stage == "mllm":
+        # early stopping draws pictures, and training knows nothing of the engine that does
+        from illume_fast.commands.judge import emoji_judge
+
+        module.main(config, emoji_judge(config.data))
+        return
     module.main(config)

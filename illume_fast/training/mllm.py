@@ -56,23 +56,25 @@ class MllmConfig:
     )
 
 
-Evaluate = Callable[[IllumeModel], Mapping[str, float]]
+Judge = Callable[[Path], Mapping[str, float]]
 
 
-def main(config: MllmConfig, evaluate: Evaluate | None = None) -> None:
+def main(config: MllmConfig, judge: Judge | None = None) -> None:
     """Train and write a checkpoint folder `out/checkpoint`.
 
-    `evaluate` judges the averaged weights now and then; where it returns "score", the best weights are kept. Without
-    it the score is the negative loss on the split `val_combo`.
+    `judge` scores a checkpoint folder; it is shown the averaged weights now and then, and those with the best "score"
+    are kept. Without it the score is the negative loss on the split `val_combo`.
     """
     stage = Stage(config)
 
-    def judge() -> Mapping[str, float]:
+    def evaluate() -> Mapping[str, float]:
         unseen = stage.unseen_losses()
-        scores = evaluate(stage.model) if evaluate else {"score": -sum(unseen.values())}
-        return {**unseen, **scores}
+        if judge is None:
+            return {**unseen, "score": -sum(unseen.values())}
+        stage.save(config.out / "candidate")
+        return {**unseen, **judge(config.out / "candidate")}
 
-    fit(stage.model, stage.step, config.loop, config.out, judge)
+    fit(stage.model, stage.step, config.loop, config.out, evaluate)
     best = config.out / "best.safetensors"
     if best.exists():
         stage.model.load_state_dict(load_file(best), strict=True)
