@@ -36,7 +36,7 @@ def _prompts(options: Edit) -> list[Prompt]:
             raise InputError('edit needs an instruction: illume-fast edit PICTURE "make the heart green" --out DIR')
         instruction = one_prompt(options.instruction, "the instruction")
         path = Path(options.image)
-        return [replace(instruction, id=slug(f"{path.stem} {instruction.prompt}"), image=path)]
+        return [replace(instruction, id=slug(f"{path.stem} {instruction.prompt}"), image=path, origin="")]
     if options.instruction is not None:
         raise InputError(f"{options.image} has its own instructions; leave out {options.instruction!r}")
     prompts = read_prompts(options.image)

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from illume_fast import __version__
 from illume_fast.commands.options import ModelOptions, SamplingOptions, check_guidance, check_range
 from illume_fast.commands.progress import Bar
 from illume_fast.data.errors import InputError
@@ -79,7 +78,7 @@ def evaluate(options: Evaluate) -> None:
             limit=options.limit,
             num_samples=options.num_samples,
             seed=options.seed,
-            notes={"version": __version__, **painter.settings(options)},
+            notes={**painter.made_by(), **painter.settings(options)},
         )
         run = EmojiRun(emoji, settings)
         with Bar("evaluating", run.amount) as bar:

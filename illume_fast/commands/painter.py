@@ -47,9 +47,12 @@ class Painter:
             "temperature": options.temperature,
             "top_k": options.top_k,
             "top_p": options.top_p,
-            "model": self.name,
             "weights": self.pipeline.checkpoint.config.fingerprint,
         }
+
+    def made_by(self) -> dict[str, Any]:
+        """What is good to know of a picture's making and does not change it."""
+        return {"model": self.name, "made_by": f"illume_fast {__version__}"}
 
     def job(self, prompt: Prompt, options: DrawOptions, size: Size | None) -> Job:
         """The pictures that a row and the options ask for.
@@ -102,7 +105,7 @@ class Painter:
             if done.error is not None:
                 failed.append(done.error)
             else:
-                yield {**done.task.tag, "made_by": f"illume_fast {__version__}"}, done.picture
+                yield {**done.task.tag, **self.made_by()}, done.picture
         if failed:
             more = f" (and {len(failed) - 1} more could not be drawn)" if len(failed) > 1 else ""
             raise InputError(f"{failed[0]}{more}")
