@@ -4,10 +4,18 @@
 namespace illume_fast {
 void register_runtime(pybind11::module_& m);
 void register_swiglu(pybind11::module_& m);
+void register_paged_append(pybind11::module_& m);
+void register_paged_attention(pybind11::module_& m);
+void register_rms_norm(pybind11::module_& m);
+void register_rope(pybind11::module_& m);
 }  // namespace illume_fast
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Kernels of illume_fast. Addresses, sizes and strides in; the callers in illume_fast.kernels check.";
   illume_fast::register_runtime(m);
   illume_fast::register_swiglu(m);
+  illume_fast::register_paged_append(m);
+  illume_fast::register_paged_attention(m);
+  illume_fast::register_rms_norm(m);
+  illume_fast::register_rope(m);
 }

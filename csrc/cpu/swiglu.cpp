@@ -1,30 +1,13 @@
 #include "illume_fast/swiglu.h"
 
+#include "loops.h"
 #include "parallel.h"
-#include "simd.h"
 
 namespace illume_fast::ILLUME_FAST_ISA_NS {
 namespace {
 
 // elements a thread should have to be worth waking
 constexpr int64_t kGrain = 16384;
-
-template <typename F>
-inline void for_each_vector(int64_t n, F&& f) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) f(i, int64_t{kLanes});
-  if (i < n) f(i, n - i);
-}
-
-template <typename T>
-inline vf load_some(const T* p, int64_t n) {
-  return n == kLanes ? load(p) : load_n(p, n);
-}
-
-template <typename T>
-inline void store_some(T* p, vf x, int64_t n) {
-  return n == kLanes ? store(p, x) : store_n(p, x, n);
-}
 
 inline vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
 

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from illume_fast.ops.dispatch import declare
+from illume_fast.kernels.cpu import paged_append as cpu
+from illume_fast.ops.dispatch import Backend, declare
 from illume_fast.ops.paged_cache import (
     STORAGE_TYPES,
     check_devices,
@@ -48,9 +49,18 @@ def _check(
     check_devices("paged_append", k, v, k_pages, v_pages, page_table)
 
 
+def _append_cpu(
+    k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, rows: Tensor, positions: Tensor
+) -> None:
+    bad = cpu.append(k, v, k_pages, v_pages, page_table, rows, positions)
+    if bad >= 0:
+        raise_out_of_range("paged_append", k_pages, page_table, rows, positions, bad)
+
+
 paged_append = declare(
     "paged_append",
     paged_append_reference,
+    Backend("cpu", _append_cpu, cpu.declines),
     check=_check,
     fake=lambda k, v, k_pages, v_pages, page_table, rows, positions: None,
     mutates=("k_pages", "v_pages"),

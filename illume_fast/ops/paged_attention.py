@@ -1,9 +1,12 @@
 """Attention over a paged key-value cache: one query a row (decoding), or ragged queries with a causal mask."""
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
-from illume_fast.ops.dispatch import declare
+from illume_fast.kernels.cpu import paged_attention as cpu
+from illume_fast.ops.dispatch import Backend, declare
 from illume_fast.ops.paged_cache import (
     STORAGE_TYPES,
     check_devices,
@@ -32,8 +35,7 @@ def paged_attention_reference(
     """
     rows = torch.arange(q.shape[0], device=q.device)
     if (seq_lens < 0).any():
-        token = int((seq_lens < 0).nonzero()[0])
-        raise RuntimeError(f"paged_attention: seq_lens[{token}] is {int(seq_lens[token])}, not at least 0")
+        _raise_bad_length(k_pages, page_table, seq_lens, int((seq_lens < 0).nonzero()[0]))
     some = seq_lens > 0
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     out[some] = _attend("paged_attention", q[some], k_pages, v_pages, page_table, rows[some], seq_lens[some] - 1, scale)
@@ -49,6 +51,13 @@ def paged_prefill_attention_reference(
     has the same bits as that of `paged_attention` with length positions[t] + 1.
     """
     return _attend("paged_prefill_attention", q, k_pages, v_pages, page_table, rows, positions, scale)
+
+
+def _raise_bad_length(k_pages: Tensor, page_table: Tensor, seq_lens: Tensor, row: int) -> NoReturn:
+    if seq_lens[row] < 0:
+        raise RuntimeError(f"paged_attention: seq_lens[{row}] is {int(seq_lens[row])}, not at least 0")
+    rows = torch.arange(len(seq_lens), device=seq_lens.device)
+    raise_out_of_range("paged_attention", k_pages, page_table, rows, seq_lens - 1, row)
 
 
 def _attend(
@@ -100,15 +109,35 @@ def _empty(like: Tensor) -> Tensor:
     return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
+def _decode_cpu(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, seq_lens: Tensor, scale: float
+) -> Tensor:
+    out, bad = cpu.attend(q, k_pages, v_pages, page_table, None, seq_lens, 0, scale)
+    if bad >= 0:
+        _raise_bad_length(k_pages, page_table, seq_lens, bad)
+    return out
+
+
+def _prefill_cpu(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, rows: Tensor, positions: Tensor, scale: float
+) -> Tensor:
+    out, bad = cpu.attend(q, k_pages, v_pages, page_table, rows, positions, 1, scale)
+    if bad >= 0:
+        raise_out_of_range("paged_prefill_attention", k_pages, page_table, rows, positions, bad)
+    return out
+
+
 paged_attention = declare(
     "paged_attention",
     paged_attention_reference,
+    Backend("cpu", _decode_cpu, cpu.declines),
     check=_check,
     fake=lambda q, k_pages, v_pages, page_table, seq_lens, scale: _empty(q),
 )
 paged_prefill_attention = declare(
     "paged_prefill_attention",
     paged_prefill_attention_reference,
+    Backend("cpu", _prefill_cpu, cpu.declines),
     check=_check_prefill,
     fake=lambda q, k_pages, v_pages, page_table, rows, positions, scale: _empty(q),
 )

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from illume_fast.ops.dispatch import declare
+from illume_fast.kernels.cpu import rms_norm as cpu
+from illume_fast.ops.dispatch import Backend, declare
 
 
 def _widen(x: Tensor) -> Tensor:
@@ -115,12 +116,14 @@ def _backward_add(ctx: Any, grad: Tensor, grad_sum: Tensor) -> tuple[Tensor, Ten
 rms_norm_backward = declare(
     "rms_norm_backward",
     rms_norm_backward_reference,
+    Backend("cpu", cpu.backward, cpu.declines),
     check=_check_backward,
     fake=lambda grad, grad_sum, x, weight, eps: (_empty(x), _empty(weight)),
 )
 rms_norm = declare(
     "rms_norm",
     rms_norm_reference,
+    Backend("cpu", cpu.forward, cpu.declines),
     check=_check,
     fake=lambda x, weight, eps: _empty(x),
     setup_context=_save,
@@ -129,6 +132,7 @@ rms_norm = declare(
 add_rms_norm = declare(
     "add_rms_norm",
     add_rms_norm_reference,
+    Backend("cpu", cpu.add_forward, cpu.declines),
     check=_check_add,
     fake=lambda x, residual, weight, eps: (_empty(x), _empty(x)),
     setup_context=_save_add,

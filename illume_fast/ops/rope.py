@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from illume_fast.ops.dispatch import declare
+from illume_fast.kernels.cpu import rope as cpu
+from illume_fast.ops.dispatch import Backend, declare
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -63,6 +64,7 @@ def _backward(ctx: Any, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor, Tensor,
 rope = declare(
     "rope",
     rope_reference,
+    Backend("cpu", cpu.forward, cpu.declines),
     check=_check,
     fake=lambda q, k, cos, sin: (_empty(q), _empty(k)),
     setup_context=_save,

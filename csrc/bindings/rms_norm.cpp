@@ -1,0 +1,22 @@
+#include "illume_fast/rms_norm.h"
+
+#include "bindings.h"
+
+namespace illume_fast {
+
+void register_rms_norm(py::module_& m) {
+  m.def("rms_norm_forward",
+        [](int dtype, Address x, int64_t x_stride, Address residual, int64_t residual_stride, Address weight, float eps,
+           Address sum, Address out, int64_t rows, int64_t columns) {
+          rms_norm_forward(static_cast<DType>(dtype), pointer(x), x_stride, pointer(residual), residual_stride,
+                           pointer(weight), eps, pointer(sum), pointer(out), rows, columns);
+        });
+  m.def("rms_norm_backward",
+        [](int dtype, Address grad, Address grad_sum, Address x, Address weight, float eps, Address grad_x,
+           Address grad_weight, int64_t rows, int64_t columns) {
+          rms_norm_backward(static_cast<DType>(dtype), pointer(grad), pointer(grad_sum), pointer(x), pointer(weight),
+                            eps, pointer(grad_x), pointer(grad_weight), rows, columns);
+        });
+}
+
+}  // namespace illume_fast

@@ -1,0 +1,45 @@
+"""Rotary position embedding on the CPU; contracts are in `illume_fast.ops.rope`."""
+
+import torch
+from torch import Tensor
+
+from illume_fast.kernels import native
+
+
+def declines(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> str | None:
+    return native.declines_cpu(q)  # the op's check has made the others like it
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """[tokens, heads, D] with contiguous heads: a view where x's layout allows, else a copy."""
+    if x.dim() != 3:
+        x = x.reshape(-1, *x.shape[-2:])
+    return x if x.stride(2) == 1 else x.contiguous()
+
+
+def forward(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    q_out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    k_out = torch.empty_like(k, memory_format=torch.contiguous_format)
+    if cos.numel() == 0 or q.numel() + k.numel() == 0:
+        return q_out, k_out
+    q, k, cos, sin = _tokens(q), _tokens(k), cos.contiguous(), sin.contiguous()
+    half = cos.shape[-1]
+    native._C.rope(
+        native.DTYPE_CODES[q.dtype],
+        q.data_ptr(),
+        q.stride(0),
+        q.stride(1),
+        q.shape[1],
+        k.data_ptr(),
+        k.stride(0),
+        k.stride(1),
+        k.shape[1],
+        cos.data_ptr(),
+        sin.data_ptr(),
+        cos.numel() // half,
+        q_out.data_ptr(),
+        k_out.data_ptr(),
+        q.shape[0],
+        half,
+    )
+    return q_out, k_out
