@@ -3,18 +3,25 @@
 `use_backend` forces a backend for a block of code.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 _HOME = {
-    "use_backend": "dispatch",
+    "PackedCodebook": "nearest_code",
     "add_rms_norm": "rms_norm",
+    "cfg_head_sample": "cfg_head_sample",
+    "cfg_sample": "cfg_sample",
+    "code_statistics": "code_statistics",
+    "nearest_code": "nearest_code",
     "paged_append": "paged_append",
     "paged_attention": "paged_attention",
     "paged_prefill_attention": "paged_attention",
     "rms_norm": "rms_norm",
     "rope": "rope",
     "swiglu": "swiglu",
+    "use_backend": "dispatch",
 }
 
 __all__ = sorted(_HOME)
@@ -30,3 +37,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Ops(ModuleType):
+    """Keeps `ops.swiglu` the op: importing the file of that name would otherwise put the module in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Ops

@@ -1,0 +1,141 @@
+"""`cfg_sample` from hidden states: the head is linear, so mix first and multiply once, by the legal rows only."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from illume_fast.kernels.cpu import cfg_head_sample as cpu
+from illume_fast.ops.cfg_sample import DTYPES, cfg_sample_reference, check_rows, split
+from illume_fast.ops.dispatch import Backend, declare
+
+
+def cfg_head_sample_reference(
+    hidden_cond: Tensor,
+    hidden_uncond: Tensor | None,
+    weight: Tensor,
+    lo: int,
+    hi: int,
+    guidance: float,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    seed: int,
+    step: int,
+    guidance_rows: Tensor | None,
+    temperature_rows: Tensor | None,
+    top_k_rows: Tensor | None,
+    top_p_rows: Tensor | None,
+    min_p_rows: Tensor | None,
+    seed_rows: Tensor | None,
+    step_rows: Tensor | None,
+) -> Tensor:
+    """What `cfg_head_sample` calls, for one range of ids and with the parameters of `cfg_sample_reference`."""
+    hidden = hidden_cond
+    if hidden_uncond is not None:
+        c, u = hidden_cond.float(), hidden_uncond.float()
+        g = guidance if guidance_rows is None else guidance_rows[:, None]
+        hidden = u + g * (c - u)
+        if guidance_rows is not None:
+            hidden = torch.where(g == 1, c, torch.where(g == 0, u, hidden))
+        elif guidance in (0, 1):
+            hidden = c if guidance == 1 else u
+    logits = F.linear(hidden.to(weight.dtype), weight[lo:hi])
+    filters = (temperature, top_k, top_p, min_p, seed, step)
+    filter_rows = (temperature_rows, top_k_rows, top_p_rows, min_p_rows, seed_rows, step_rows)
+    ids = cfg_sample_reference(logits, None, 1.0, *filters, None, *filter_rows)
+    return torch.where(ids < 0, ids, ids + lo)
+
+
+def _check(
+    hidden_cond: Tensor,
+    hidden_uncond: Tensor | None,
+    weight: Tensor,
+    lo: int,
+    hi: int,
+    *parameters: float | Tensor | None,
+) -> None:
+    name = "cfg_head_sample"
+    if hidden_cond.dim() != 2 or weight.dim() != 2 or hidden_cond.shape[1] != weight.shape[1]:
+        shapes = f"{tuple(hidden_cond.shape)} and {tuple(weight.shape)}"
+        raise RuntimeError(f"{name}: hidden_cond and weight have shapes {shapes}, they must be [B, H] and [V, H]")
+    for label, tensor in (("hidden_cond", hidden_cond), ("weight", weight)):
+        if tensor.dtype not in DTYPES:
+            raise RuntimeError(f"{name}: {label} is {tensor.dtype}, it must be float32, bfloat16 or float16")
+    if hidden_uncond is not None and hidden_uncond.shape != hidden_cond.shape:
+        raise RuntimeError(f"{name}: shapes {tuple(hidden_cond.shape)} and {tuple(hidden_uncond.shape)} differ")
+    if hidden_uncond is not None and hidden_uncond.dtype != hidden_cond.dtype:
+        raise RuntimeError(f"{name}: dtypes {hidden_cond.dtype} and {hidden_uncond.dtype} differ")
+    for other in (weight,) if hidden_uncond is None else (weight, hidden_uncond):
+        if other.device != hidden_cond.device:
+            raise RuntimeError(f"{name}: devices {hidden_cond.device} and {other.device} differ")
+    if not 0 <= lo <= hi <= weight.shape[0]:
+        raise RuntimeError(f"{name}: rows ({lo}, {hi}) do not lie in the {weight.shape[0]} rows of weight")
+    check_rows(name, hidden_cond, parameters[7:])
+
+
+cfg_head_sample_op = declare(
+    "cfg_head_sample",
+    cfg_head_sample_reference,
+    Backend("cpu", cpu.run, cpu.declines),
+    check=_check,
+    fake=lambda hidden_cond, *rest: hidden_cond.new_empty(hidden_cond.shape[0], dtype=torch.int64),
+)
+
+
+def cfg_head_sample(
+    hidden_cond: Tensor,
+    hidden_uncond: Tensor | None,
+    weight: Tensor,
+    rows: tuple[int, int] | Tensor,
+    *,
+    guidance: float | Tensor,
+    temperature: float | Tensor = 1.0,
+    top_k: int | Tensor = 0,
+    top_p: float | Tensor = 1.0,
+    min_p: float | Tensor = 0.0,
+    seed: int | Tensor,
+    step: int | Tensor,
+) -> Tensor:
+    """Draw one id per row from `weight[lo:hi] @ hidden`, hidden states mixed by guidance in float32 beforehand.
+
+    `hidden_cond`, `hidden_uncond` [B, H] (the latter None at guidance 1); `weight` [V, H]; the mix is rounded to weight's
+    dtype, and so are the logits. `rows` = (lo, hi) are the ids that may be drawn, or an integer tensor [B, 2] of them,
+    which is read on the host and whose equal ranges share a product (not for compiled code). The parameters, the rule of
+    the draw and the bad rows are those of `cfg_sample`; its ids count from lo within the draw and from 0 in the answer.
+
+    Returns int64 [B], ids of the whole vocabulary, -1 for bad rows.
+    """
+    values = {
+        "guidance": guidance,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "seed": seed,
+        "step": step,
+    }
+    numbers, per_row = split("cfg_head_sample", hidden_uncond is not None, values)
+    if not isinstance(rows, Tensor):
+        lo, hi = rows
+        return cfg_head_sample_op(hidden_cond, hidden_uncond, weight, lo, hi, *numbers, *per_row)
+    if rows.dtype.is_floating_point or tuple(rows.shape) != (hidden_cond.shape[0], 2):
+        raise RuntimeError(
+            f"cfg_head_sample: rows is {rows.dtype} {tuple(rows.shape)}, it must be integers [{hidden_cond.shape[0]}, 2]"
+        )
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row, (lo, hi) in enumerate(rows.tolist()):
+        groups.setdefault((lo, hi), []).append(row)
+    ids = hidden_cond.new_empty(hidden_cond.shape[0], dtype=torch.int64)
+    for (lo, hi), members in groups.items():
+        index = torch.tensor(members, device=hidden_cond.device)
+        ids[index] = cfg_head_sample_op(
+            hidden_cond[index],
+            None if hidden_uncond is None else hidden_uncond[index],
+            weight,
+            lo,
+            hi,
+            *numbers,
+            *(None if r is None else r[index] for r in per_row),
+        )
+    return ids

@@ -1,0 +1,37 @@
+"""Guidance, filters and draw on the CPU; contracts are in `illume_fast.ops.cfg_sample`."""
+
+import torch
+from torch import Tensor
+
+from illume_fast.kernels import native
+
+
+def declines(cond: Tensor, *rest: object) -> str | None:
+    if not hasattr(native._C, "cfg_sample"):
+        return "not built"
+    return native.declines_cpu(cond)
+
+
+def run(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | None) -> Tensor:
+    rows, size = cond.shape
+    out = torch.empty(rows, dtype=torch.int64)
+    if cond.stride(1) != 1 and size > 1:
+        cond = cond.contiguous()
+    if uncond is not None and uncond.stride(1) != 1 and size > 1:
+        uncond = uncond.contiguous()
+    numbers = parameters[:7]
+    values = [None if v is None else v.contiguous() for v in parameters[7:]]
+    if not native._C.cfg_sample(
+        native.DTYPE_CODES[cond.dtype],
+        cond.data_ptr(),
+        cond.stride(0),
+        0 if uncond is None else uncond.data_ptr(),
+        0 if uncond is None else uncond.stride(0),
+        out.data_ptr(),
+        rows,
+        size,
+        numbers,
+        [0 if v is None else v.data_ptr() for v in values],
+    ):
+        raise MemoryError(f"cfg_sample: no memory to filter rows of {size} logits")
+    return out

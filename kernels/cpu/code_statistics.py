@@ -1,0 +1,39 @@
+"""Segment sums on the CPU; contracts are in `illume_fast.ops.code_statistics`."""
+
+import torch
+from torch import Tensor
+
+from illume_fast.kernels import native
+
+
+def declines(x: Tensor, ids: Tensor, K: int) -> str | None:
+    if not hasattr(native._C, "code_statistics"):
+        return "not built"
+    return native.declines_cpu(x)
+
+
+def run(x: Tensor, ids: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    rows, size = x.shape
+    counts = torch.empty(K, dtype=torch.float32)
+    sums = torch.empty(K, size, dtype=torch.float32)
+    if rows and size > 1 and x.stride(1) != 1:
+        x = x.contiguous()
+    ids = ids.contiguous()
+    starts = torch.empty(K + 1, dtype=torch.int64)
+    order = torch.empty(rows, dtype=torch.int64)
+    bad = native._C.code_statistics(
+        native.DTYPE_CODES[x.dtype],
+        x.data_ptr(),
+        x.stride(0),
+        ids.data_ptr(),
+        starts.data_ptr(),
+        order.data_ptr(),
+        counts.data_ptr(),
+        sums.data_ptr(),
+        rows,
+        size,
+        K,
+    )
+    if bad >= 0:
+        raise RuntimeError(f"code_statistics: ids must lie in [-1, {K}), got {int(ids[bad])}")
+    return counts, sums
