@@ -14,6 +14,7 @@ STAGES = {
     "semantic": "a semantic encoder that puts pictures and their names side by side",
     "tokenizer": "the dual vision tokenizer on top of it",
     "mllm": "the language model that names, draws and edits",
+    "publish": "a checkpoint to ship, with its model card",
 }
 
 
