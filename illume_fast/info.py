@@ -63,6 +63,8 @@ def _cuda() -> str:
     if reason := native.cuda_missing():
         return f"missing: {reason}"
     built = f"built for {native._C.cuda_architectures}"
+    if native._C.cuda_device_count() == 0:
+        return f"missing: {built}, but the driver offers no GPU"
     if torch.version.cuda is None:
         return f"missing: {built}, but this torch {torch.__version__} is without CUDA"
     if not torch.cuda.is_available():

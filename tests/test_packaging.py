@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,12 @@ from support import ROOT
 from illume_fast.kernels import native
 
 PROBE = """
-import json, illume_fast.kernels, illume_fast.ops, torch
+import json, illume_fast.kernels as kernels, illume_fast.ops, torch
 from illume_fast.kernels import native
 from illume_fast.info import report
+
 y = illume_fast.ops.swiglu(torch.ones(3), torch.full((3,), 2.0))
-print(json.dumps({"file": illume_fast.kernels.__file__, "missing": native.missing, "y": y.tolist(), "report": report()}))
+print(json.dumps({"file": kernels.__file__, "missing": native.missing, "y": y.tolist(), "report": report()}))
 """
 SOURCES = ("setup.py", "pyproject.toml", "CMakeLists.txt", "MANIFEST.in", "LICENSE", "README.md", "Makefile")
 FOLDERS = ("csrc", "kernels", "illume_fast", "examples", "tests")

@@ -15,6 +15,7 @@ void register_runtime(py::module_& m) {
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
   m.attr("cuda_architectures") = ILLUME_FAST_CUDA_ARCHITECTURES;
   m.def("cuda_error_string", &cuda::error_string, py::arg("code"));
+  m.def("cuda_device_count", &cuda::device_count);
 #else
   m.attr("cuda_architectures") = py::none();
 #endif

@@ -9,4 +9,7 @@ using Stream = void*;
 // A launcher returns 0 or CUDA's error code, of which this is the text.
 const char* error_string(int code);
 
+// How many GPUs the driver offers; 0 without a driver.
+int device_count();
+
 }  // namespace illume_fast::cuda
