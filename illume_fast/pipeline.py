@@ -21,7 +21,10 @@ from illume_fast.tasks import Ask, Draw, Tasks, Wanted
 
 OutputType = Literal["pil", "pt", "codes"]
 StepCallback = Callable[["IllumePipeline", int, int, dict[str, Any]], Any]
-_DECODED_AT_ONCE = 16
+# pictures decoded together, always as many: convolutions add up in another order in a batch of another size. Two are
+# enough to keep a CPU busy
+_DECODED_TOGETHER = {"cpu": 2}
+_DECODED_ON_ACCELERATORS = 16
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,6 +73,7 @@ class IllumePipeline:
         self.checkpoint = checkpoint
         self.tasks = Tasks(checkpoint)
         self.engine = Engine(checkpoint.model, engine)
+        self._decoded_together = _DECODED_TOGETHER.get(self.engine.device.type, _DECODED_ON_ACCELERATORS)
 
     @classmethod
     def from_pretrained(
@@ -189,18 +193,23 @@ class IllumePipeline:
                 yield done
                 continue
             waiting.append(done)
-            if len(waiting) == _DECODED_AT_ONCE:
+            if len(waiting) == self._decoded_together:
                 yield from self._decoded(_drain(waiting))
         yield from _drain(refused)
         yield from self._decoded(waiting)
 
-    @torch.no_grad()
     def decode(self, codes: Sequence[ImageCodes]) -> Tensor:
-        """Codes of pictures of one size -> uint8 [N, 3, H, W]."""
-        device = self.engine.device
-        semantic = torch.stack([c.semantic for c in codes]).to(device)
-        pixel = torch.stack([c.pixel for c in codes]).to(device)
-        return to_uint8(self.checkpoint.vision_tokenizer.decode_code(semantic, pixel)).cpu()
+        """Codes of pictures of one size -> uint8 [N, 3, H, W]; a picture is the same in any company."""
+        together = self._decoded_together
+        return torch.cat([self._decode(codes[i : i + together]) for i in range(0, len(codes), together)])
+
+    @torch.no_grad()
+    def _decode(self, codes: Sequence[ImageCodes]) -> Tensor:
+        filled = [*codes, *[codes[-1]] * (self._decoded_together - len(codes))]
+        semantic = torch.stack([c.semantic for c in filled]).to(self.engine.device)
+        pixel = torch.stack([c.pixel for c in filled]).to(self.engine.device)
+        pixels = self.checkpoint.vision_tokenizer.decode_code(semantic, pixel)
+        return to_uint8(pixels[: len(codes)]).cpu()
 
     def _all(self, tasks: Sequence[Draw | Ask], on_step: OnStep | None = None) -> list[Done]:
         done = list(self.generate_stream(tasks, on_step))

@@ -135,6 +135,13 @@ def test_a_picture_does_not_depend_on_the_batch(pipe, tmp_path):
         assert same(single(prompt, seed=4).images[0], image)
 
 
+def test_decoding_does_not_depend_on_the_company(pipe):
+    codes = pipe("a dog", seed=1, num_images_per_prompt=5, output_type="codes").images
+    together = pipe.decode(codes)
+    assert torch.equal(together, torch.cat([pipe.decode([c]) for c in codes]))
+    assert torch.equal(together, pipe.decode(codes[::-1]).flip(0))
+
+
 def test_codes_can_be_had_undecoded(pipe):
     done = list(pipe.generate_stream([Draw(prompt="a dog", samples=range(3))], decode=False))
     assert all(d.codes is not None and d.pixels is None for d in done)

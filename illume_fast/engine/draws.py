@@ -16,20 +16,25 @@ from torch import Tensor
 
 from illume_fast.engine.plan import Site
 from illume_fast.engine.scheduler import Row
-from illume_fast.ops import cfg_head_sample, cfg_sample
+from illume_fast.ops.cfg_head_sample import cfg_head_sample
+from illume_fast.ops.cfg_sample import cfg_sample
 
 Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Rows that draw from the same ids. Tensors have one entry per row, and repeats of row 0 up to a round count."""
+    """Rows that draw from the same ids.
+
+    Tensors have one entry per row, and repeats of the first up to a round count. `unconditional` is None where no row
+    is guided.
+    """
 
     ranges: Ranges
     members: NDArray[np.int64]
     count: int
     conditional: Tensor
-    unconditional: Tensor
+    unconditional: Tensor | None
     guidance: Tensor
     temperature: Tensor
     top_k: Tensor
@@ -112,13 +117,14 @@ class Draws:
             "step": steps,
         }
         conditional = hidden.index_select(0, group.conditional)
-        unconditional = hidden.index_select(0, group.unconditional)
+        unconditional = None if group.unconditional is None else hidden.index_select(0, group.unconditional)
+        guidance = 1.0 if unconditional is None else group.guidance
         if len(group.ranges) == 1:
-            return cfg_head_sample(
-                conditional, unconditional, head, group.ranges[0], guidance=group.guidance, **settings
-            )
-        c, u = conditional.float(), unconditional.float()
-        mixed = (u + group.guidance[:, None] * (c - u)).to(head.dtype)
+            return cfg_head_sample(conditional, unconditional, head, group.ranges[0], guidance=guidance, **settings)
+        mixed = conditional
+        if unconditional is not None:
+            c, u = conditional.float(), unconditional.float()
+            mixed = (u + group.guidance[:, None] * (c - u)).to(head.dtype)
         lo, hi = group.ranges[0][0], group.ranges[-1][1]
         logits = F.linear(mixed, head[lo:hi]).float()
         for (_, end), (start, _) in zip(group.ranges, group.ranges[1:], strict=False):
@@ -148,7 +154,7 @@ class Draws:
             members=index,
             count=count,
             conditional=self._tensor(index),
-            unconditional=self._tensor(self._unconditional[index]),
+            unconditional=self._tensor(self._unconditional[index]) if any(q.guided for q in requests) else None,
             guidance=column([q.sampling.guidance for q in requests], torch.float32),
             temperature=column([s.temperature for s in settings], torch.float32),
             top_k=column([s.top_k for s in settings], torch.int64),

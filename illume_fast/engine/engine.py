@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from illume_fast.engine.cache import PagedCache
-from illume_fast.engine.invariance import linear_layers, row_multiple
+from illume_fast.engine.invariance import products_of, row_multiple
 from illume_fast.engine.request import GenerativeModel, OnStep, Request, Result, Segment
 from illume_fast.engine.run import Run
 
@@ -58,7 +58,7 @@ class Engine:
         self.row_multiple = 1
         if self.config.invariant:
             most = max(2 * self.config.max_batch, self.config.read_tokens)
-            self.row_multiple = row_multiple(linear_layers(model.decoder), most)
+            self.row_multiple = row_multiple(products_of(model.decoder, head), most)
         self.cache = PagedCache(shape, pages, self.config.page_size, self.dtype, self.device)
         self._running = False
 

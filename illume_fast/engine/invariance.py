@@ -6,51 +6,66 @@ with four, and from eight on rows of whole groups of four agree bit for bit. The
 to a multiple of a few rows, and this file measures which multiple is enough for the model's own matrices.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _MULTIPLES = (8, 16, 32)
-_LARGER = (1, 2, 3, 5, 8, 13, 16)
+_TIMES = (1, 2, 3, 5, 8, 13, 16)
+_HEAD_ROWS = 1024
 
 
-def linear_layers(module: object) -> list[nn.Linear]:
-    """One linear layer of `module` for each shape and dtype of weight."""
-    found: dict[tuple[torch.Size, torch.dtype, bool], nn.Linear] = {}
-    if isinstance(module, nn.Module):
-        for part in module.modules():
-            if isinstance(part, nn.Linear):
-                found.setdefault((part.weight.shape, part.weight.dtype, part.bias is None), part)
-    return list(found.values())
+@dataclass(frozen=True)
+class Product:
+    """A matrix product of rows [M, width] of `dtype`."""
+
+    run: Callable[[Tensor], Tensor]
+    width: int
+    dtype: torch.dtype
+    device: torch.device
 
 
-def row_multiple(layers: Iterable[nn.Linear], most_rows: int) -> int:
-    """The smallest tried multiple of rows for which every row of every layer gives the same bits, up to `most_rows`.
+def products_of(decoder: object, head: Tensor) -> list[Product]:
+    """One product for each kind of linear layer (shape, dtype, bias) in `decoder`, and one with a part of the head."""
+    found: dict[tuple[torch.Size, torch.dtype, bool], Product] = {}
+    for part in decoder.modules() if isinstance(decoder, nn.Module) else ():
+        if isinstance(part, nn.Linear):
+            weight = part.weight
+            kind = weight.shape, weight.dtype, part.bias is None
+            found.setdefault(kind, Product(part, part.in_features, weight.dtype, weight.device))
+    part_of_head = partial(F.linear, weight=head[:_HEAD_ROWS])
+    return [*found.values(), Product(part_of_head, head.shape[1], head.dtype, head.device)]
+
+
+def row_multiple(products: Iterable[Product], most_rows: int) -> int:
+    """The smallest tried multiple of rows for which every row of every product has the same bits, up to `most_rows`.
 
     The kernel chosen depends on shapes, dtype and threads, not on values, so random rows are a fair probe.
 
     Raises:
         RuntimeError: no tried multiple is enough.
     """
-    layers = list(layers)
+    products = list(products)
     for multiple in _MULTIPLES:
-        if all(_agrees(layer, multiple, most_rows) for layer in layers):
+        if all(_agrees(product, multiple, most_rows) for product in products):
             return multiple
     raise RuntimeError(
         f"this machine's matrix products depend on the batch at every multiple of {_MULTIPLES} rows; "
-        "use EngineConfig(invariant=False), with which a sampled token may change with the batch"
+        "use EngineConfig(invariant=False), with which a drawn token may change with the batch"
     )
 
 
 @torch.no_grad()
-def _agrees(layer: nn.Linear, multiple: int, most_rows: int) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    sizes = sorted({min(multiple * n, most_rows) for n in _LARGER} | {most_rows})
-    x = torch.randn(max(sizes), layer.in_features, generator=generator).to(layer.weight)
-    whole = layer(x)
-    return all(_equal(layer(x[:size]), whole[:size]) and _equal(layer(x[-size:]), whole[-size:]) for size in sizes)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a, b)
+def _agrees(product: Product, multiple: int, most_rows: int) -> bool:
+    sizes = {multiple * n for n in _TIMES} | {-(-most_rows // multiple) * multiple}
+    rows = torch.randn(max(sizes), product.width, generator=torch.Generator().manual_seed(0))
+    x = rows.to(product.device, product.dtype)
+    whole = product.run(x)
+    return all(
+        torch.equal(product.run(x[:size]), whole[:size]) and torch.equal(product.run(x[-size:]), whole[-size:])
+        for size in sizes
+    )

@@ -20,7 +20,7 @@ from illume_fast.engine import (
 from illume_fast.model.attention import CausalAttention
 from illume_fast.model.config import DecoderConfig
 from illume_fast.model.decoder import CausalLM
-from illume_fast.ops import cfg_sample
+from illume_fast.ops.cfg_sample import cfg_sample
 
 VOCAB, HIDDEN = 64, 32
 COARSE, FINE = Site(((20, 36),), set=0), Site(((36, 64),), set=1)
@@ -34,8 +34,11 @@ SETS = (SamplingSet(), SamplingSet(temperature=0.7, top_k=9, top_p=0.9), Samplin
 
 
 def small_model(seed: int = 0, **changes: object) -> CausalLM:
-    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
-    config = DecoderConfig(vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=48, **{**sizes, **changes})
+    sizes = {
+        "hidden_size": HIDDEN, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 256,
+    }  # fmt: skip
+    config = DecoderConfig(vocab_size=VOCAB, **{**sizes, **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CausalLM(config)

@@ -1,0 +1,99 @@
+"""Bit for bit: hidden states that draw a token do not depend on the batch, and what makes sure of it."""
+
+import pytest
+import torch
+from engine_cases import TEXT, ask, features_of, ids_of, run, small_engine, small_model
+
+from illume_fast.engine import Segment, draws
+from illume_fast.engine.invariance import Product, products_of, row_multiple
+from illume_fast.kernels import native
+
+
+@pytest.fixture
+def hidden(monkeypatch):
+    """hidden(engine, requests): the bits of both branches behind every draw, by seed and step.
+
+    Skips where attention has no kernel: the reference reads all rows to the longest one's length.
+    """
+    if native.missing is not None:
+        pytest.skip(native.missing)
+    seen: dict[tuple[int, int], bytes] = {}
+    sample = draws.cfg_head_sample
+
+    def spy(conditional, unconditional, *args, seed, step, **rest):
+        other = conditional if unconditional is None else unconditional
+        for c, u, *key in zip(conditional, other, seed.tolist(), step.tolist(), strict=True):
+            seen[tuple(key)] = c.numpy().tobytes() + u.numpy().tobytes()
+        return sample(conditional, unconditional, *args, seed=seed, step=step, **rest)
+
+    monkeypatch.setattr(draws, "cfg_head_sample", spy)
+
+    def hidden(engine, requests):
+        seen.clear()
+        run(engine, requests)
+        return dict(seen)
+
+    return hidden
+
+
+def requests():
+    picture = (Segment(ids_of(70, 3)), features_of("a", 9), Segment(ids_of(71, 2)))
+    return [
+        ask(0, guidance=3.0),
+        ask(1, n=2, guidance=2.0),
+        ask(2, length=41),
+        ask(3, plan=TEXT),
+        ask(4, prompt=picture, guidance=2.0),
+        ask(5, length=7),
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_hidden_states_are_the_same_to_the_bit(hidden, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model = small_model(intermediate_size=200, hidden_size=96)
+        asked = [r for r in requests() if r.id != "request 4"]
+        alone = {}
+        for request in asked:
+            alone |= hidden(small_engine(model, max_batch=1), [request])
+        for batch in range(1, 9):
+            assert hidden(small_engine(model, max_batch=batch), asked[::-1]) == alone, f"batch {batch}"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_hidden_states_do_not_depend_on_reading_or_sharing(hidden):
+    model = small_model()
+    expected = hidden(small_engine(model), requests())
+    for changes in ({"read_tokens": 5}, {"read_tokens": 13, "page_size": 8}, {"page_size": 32, "cache_tokens": 640}):
+        assert hidden(small_engine(model, **changes), requests()) == expected, changes
+
+
+def moody(liked):
+    """A product that adds up in another order unless the rows come in a multiple of `liked`."""
+    weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    return Product(lambda x: x @ weight * (1 + len(x) % liked * 2**-20), 8, torch.float32, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("liked", "found"), [(1, 8), (4, 8), (8, 8), (16, 16), (32, 32)])
+def test_the_smallest_multiple_that_is_enough_is_found(liked, found):
+    assert row_multiple([moody(1), moody(liked)], 128) == found
+
+
+def test_a_machine_on_which_nothing_helps_is_told():
+    with pytest.raises(RuntimeError, match=r"use EngineConfig\(invariant=False\)"):
+        row_multiple([moody(10**9)], 128)
+
+
+def test_each_kind_of_product_is_tried_once():
+    model = small_model(num_hidden_layers=4)
+    # queries, keys and values, output, gate and up, down; the head
+    assert sorted(p.width for p in products_of(model.decoder, model.head_weight)) == [32, 32, 32, 32, 32, 48]
+    assert [p.width for p in products_of(lambda: None, model.head_weight)] == [32]
+
+
+def test_without_invariance_batches_are_not_filled():
+    assert small_engine(invariant=False).row_multiple == 1
+    assert small_engine().row_multiple in (8, 16, 32)
