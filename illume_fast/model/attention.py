@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from illume_fast.model.config import DecoderConfig
-from illume_fast.model.layers import RMSNorm
+from illume_fast.model.layers import RMSNorm, once_in_autocast
 from illume_fast.ops.paged_append import paged_append
 from illume_fast.ops.paged_attention import paged_attention, paged_prefill_attention
 from illume_fast.ops.rope import rope
+
+_PRODUCTS_LIMIT = 1024
 
 
 class Attend(Protocol):
@@ -32,10 +34,28 @@ class CausalAttention:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(-3, -2) for x in (q, k, v))
+        if self.mask is None and _prefers_products(q):
+            return _causal_products(q, k, v).transpose(-3, -2)
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=self.mask, is_causal=self.mask is None, enable_gqa=q.shape[-3] != k.shape[-3]
         )
         return out.transpose(-3, -2)
+
+
+def _prefers_products(q: Tensor) -> bool:
+    # measured: torch's fused bfloat16 attention on the CPU, forward and backward, takes 4 times as long as plain
+    # products at 130 tokens and twice as long at 512
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= _PRODUCTS_LIMIT
+
+
+def _causal_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q [..., Hq, T, D], k and v [..., Hkv, T, D] -> [..., Hq, T, D]; queries that share keys are stacked."""
+    group, length = q.shape[-3] // k.shape[-3], q.shape[-2]
+    bias = torch.full((length, length), float("-inf"), dtype=q.dtype, device=q.device).triu(1).repeat(group, 1)
+    keys, values = (x.reshape(-1, length, x.shape[-1]) for x in (k, v))
+    queries = q.reshape(keys.shape[0], group * length, q.shape[-1])
+    scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(scores.softmax(-1), values).reshape(q.shape)
 
 
 def _causal_mask(keep: Tensor) -> Tensor:
@@ -87,6 +107,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
         """[..., T, H] -> [..., T, H]."""
+        x = once_in_autocast(x)
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_size)) for project in (self.q_proj, self.k_proj, self.v_proj)
         )

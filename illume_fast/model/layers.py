@@ -35,7 +35,14 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""
+        x = once_in_autocast(x)
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+def once_in_autocast(x: Tensor) -> Tensor:
+    """x in the dtype of autocast, where that is on: several projections of one x would each round it again."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def rotary_table(positions: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:

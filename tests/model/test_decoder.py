@@ -82,6 +82,23 @@ def test_left_padding_changes_nothing():
     assert_matches(logits[0], theirs(ids[:1]).logits[0], "whole row", tolerance=1e-4)
 
 
+@pytest.mark.parametrize("heads, keys", [(4, 4), (6, 2), (3, 1)])
+@pytest.mark.parametrize("length", [1, 7, 40])
+def test_bfloat16_attention_on_the_cpu(heads, keys, length):
+    """Plain products in bfloat16 agree with float64 attention, in values and gradients."""
+    torch.manual_seed(0)
+    shapes = [(2, length, count, 8) for count in (heads, keys, keys)]
+    narrow = [torch.randn(shape).to(torch.bfloat16).requires_grad_() for shape in shapes]
+    wide = [x.detach().double().requires_grad_() for x in narrow]
+    outputs = [CausalAttention()(0, *inputs) for inputs in (narrow, wide)]
+    assert_matches(*outputs, "attention")
+    weight = torch.randn(outputs[1].shape, dtype=torch.float64)
+    for out in outputs:
+        (out.double() * weight).sum().backward()
+    for name, x, y in zip("qkv", narrow, wide, strict=True):
+        assert_matches(x.grad, y.grad, f"gradient of {name}")
+
+
 class Cache:
     """Pages for a few sequences, kept as the engine keeps them."""
 
