@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -83,7 +84,8 @@ def evaluate(options: Evaluate) -> None:
         run = EmojiRun(emoji, settings)
         with Bar("evaluating", run.amount) as bar:
             report = run.report(PainterSubject(painter, options, PICTURE_SIZE, bar.advance))
-    Console().print(report.table())
+    # a file or a pipe has no width that the table would have to fit
+    Console(width=None if sys.stdout.isatty() else 120).print(report.table())
     print(f"{bar.done} pictures in {bar.seconds:.1f} s ({bar.rate:.1f} pictures/s)")
     if options.json is not None:
         _write(options.json, json.dumps(report.to_json(), indent=1) + "\n")

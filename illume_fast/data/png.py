@@ -22,7 +22,7 @@ def write_png(path: Path, picture: Image.Image, record: dict[str, Any]) -> None:
     for key, value in record.items():
         if value is not None:
             chunks.add_itxt(key, str(value))
-    chunks.add_itxt(RECORD, json.dumps(record, ensure_ascii=False, sort_keys=True))
+    chunks.add_itxt(RECORD, json.dumps(record, ensure_ascii=False))
 
     part = path.with_name(f".{path.name}.part")
     try:

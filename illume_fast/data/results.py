@@ -122,11 +122,11 @@ class Ledger:
 
     def _append(self, record: Record) -> None:
         end = os.fstat(self._file.fileno()).st_size
-        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        left = json.dumps(record, ensure_ascii=False).encode() + b"\n"
         try:
-            written = self._file.write(line)
-            if written != len(line):
-                raise OSError(0, f"only {written} of {len(line)} bytes could be written")
+            while left:
+                # a full disk takes a part, and only refuses the rest
+                left = left[self._file.write(left) :]
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(end)

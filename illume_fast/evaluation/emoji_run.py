@@ -125,9 +125,7 @@ class EmojiRun:
             },
         )
 
-    def _drawn(
-        self, metric: str, subject: Subject, guidance: float, reconstructions: np.ndarray | None
-    ) -> Evaluation:
+    def _drawn(self, metric: str, subject: Subject, guidance: float, reconstructions: np.ndarray | None) -> Evaluation:
         rows, pixels, settings = self.emoji.rows, self.emoji.pixels, self.settings
         if metric == "editing":
             return evaluate_editing(

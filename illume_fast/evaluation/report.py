@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from illume_fast.evaluation.bootstrap import Interval, Score
@@ -12,8 +13,8 @@ from illume_fast.evaluation.emoji import Evaluation
 # what the JSON calls a metric: how the table does
 METRICS = {
     "psnr": "tokenizer PSNR, dB",
-    "text_to_image": "text-to-image retrieval@1, %",
-    "editing": "editing retrieval@1, %",
+    "text_to_image": "text-to-image, %",
+    "editing": "editing, %",
     "naming": "exact name, %",
 }
 
@@ -67,8 +68,14 @@ class Report:
 
     def table(self) -> Table:
         """Averages with 95 % intervals, controls indented under their metric, then the groups."""
-        table = Table(title=_title(self.settings), title_justify="left")
-        table.add_column("score")
+        table = Table(
+            title=_title(self.settings),
+            title_justify="left",
+            caption="text-to-image and editing: retrieval@1; macro: every group weighs alike",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
+        table.add_column("score", no_wrap=True)
         for heading in ("rows", "average", "95 % interval", "macro", "95 % interval "):
             table.add_column(heading, justify="right")
         for metric, label in METRICS.items():

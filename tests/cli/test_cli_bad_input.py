@@ -179,22 +179,20 @@ def test_an_output_folder_that_cannot_be_one(generate, tmp_path, place):
     refused(generate("red apple", out=tmp_path / place), f"output folder {tmp_path / place} cannot be written")
 
 
-@pytest.mark.parametrize("limit", [100, 9_000], ids=["no-picture-fits", "the-ledger-fills-up"])
-def test_a_full_output_folder_keeps_what_is_done(generate, spawn, tiny_model, tmp_path, limit):
-    """A limit on the size of files stands for a full disk: both fail in the middle of a write."""
+def test_a_full_output_folder_keeps_what_is_done(generate, spawn, tiny_model, tmp_path):
+    """A limit on the size of files stands for a full disk: both fail in the middle of a write, here of the ledger's."""
     prompts, out = tmp_path / "p.txt", tmp_path / "out"
     prompts.write_text("\n".join(f"red apple {i}" for i in range(40)))
     process = spawn(
         *("generate", prompts, "--model", tiny_model, "--out", out, "--temperature", 0),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000)),
     )
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
     assert err.count("\n") == 1
     assert f"output folder {out} cannot be written: File too large; what was done is kept" in err
     done = (out / "results.jsonl").read_bytes()
-    assert done == b"" or done.endswith(b"\n")
-    assert (limit > 5000) == bool(done)
+    assert done.endswith(b"\n")
     assert not list(out.rglob("*.part"))
     # with room again, the rest is made
     after = generate(prompts, "--temperature", 0)
