@@ -2,8 +2,10 @@
 #include <pybind11/pybind11.h>
 
 namespace illume_fast {
+void register_cfg_sample(pybind11::module_& m);
 void register_runtime(pybind11::module_& m);
 void register_swiglu(pybind11::module_& m);
+void register_page_pool(pybind11::module_& m);
 void register_paged_append(pybind11::module_& m);
 void register_paged_attention(pybind11::module_& m);
 void register_rms_norm(pybind11::module_& m);
@@ -13,7 +15,9 @@ void register_rope(pybind11::module_& m);
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Kernels of illume_fast. Addresses, sizes and strides in; the callers in illume_fast.kernels check.";
   illume_fast::register_runtime(m);
+  illume_fast::register_cfg_sample(m);
   illume_fast::register_swiglu(m);
+  illume_fast::register_page_pool(m);
   illume_fast::register_paged_append(m);
   illume_fast::register_paged_attention(m);
   illume_fast::register_rms_norm(m);

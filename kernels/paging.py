@@ -1,9 +1,11 @@
 """The page pool: C++ where the extension is there, else the same in Python."""
 
-from illume_fast.kernels import native
-from illume_fast.kernels.paging_reference import OutOfPages
-from illume_fast.kernels.paging_reference import PagePool as _ReferencePool
+from typing import TYPE_CHECKING
 
-PagePool = _ReferencePool if native.missing is not None else getattr(native._C, "PagePool", _ReferencePool)
+from illume_fast.kernels import native
+from illume_fast.kernels.paging_reference import OutOfPages, PagePool
+
+if not TYPE_CHECKING and native.missing is None:
+    PagePool = native._C.PagePool
 
 __all__ = ["OutOfPages", "PagePool"]

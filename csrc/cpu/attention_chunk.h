@@ -41,6 +41,16 @@ struct Partial {
 #define ILLUME_FAST_ODD 1, 3, 5, 7
 #endif
 
+// Rows ahead of their use at which keys and values are asked from memory: a page's heads lie too far apart for the
+// hardware to see the pattern.
+constexpr int64_t kAhead = 16;
+
+template <typename T>
+inline void prefetch(const T* p, int64_t count) {
+  const char* bytes = reinterpret_cast<const char*>(p);
+  for (int64_t i = 0; i < count * static_cast<int64_t>(sizeof(T)); i += 64) __builtin_prefetch(bytes + i);
+}
+
 // Lane i is the sum over the lanes of x[i].
 inline vf sum_each(vf (&x)[kLanes]) {
   for (int count = kLanes; count > 1; count /= 2) {
@@ -58,7 +68,10 @@ void dot(const float* queries, int64_t width, const T* const* keys, int64_t coun
   constexpr int kKeys = kLanes / Q;
   for (int64_t j = 0; j < count; j += kKeys) {
     const T* rows[kKeys];
-    for (int i = 0; i < kKeys; ++i) rows[i] = keys[j + i < count ? j + i : count - 1];
+    for (int i = 0; i < kKeys; ++i) {
+      rows[i] = keys[j + i < count ? j + i : count - 1];
+      if (j + i + kAhead < count) prefetch(keys[j + i + kAhead], size);
+    }
     vf products[kLanes] = {};
     for_each_vector(size, [&](int64_t d, int64_t n) {
       vf query[Q];
@@ -99,6 +112,7 @@ inline void mix_vectors(const float* weights, const T* const* values, int64_t fi
     for (int i = 0; i < V; ++i) acc[g][i] = load(sums + g * width + d + i * kLanes);
   }
   for (int64_t j = first; j < last; ++j) {
+    if (j + kAhead < last) prefetch(values[j + kAhead] + d, V * kLanes);
     for (int i = 0; i < V; ++i) {
       const vf value = load_some(values[j] + d + i * kLanes, n);
       for (int g = 0; g < Q; ++g) acc[g][i] = fma(broadcast(weights[g * kChunk + j]), value, acc[g][i]);

@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include <memory>
 #include <vector>
 
 #include "attention_chunk.h"
@@ -74,17 +75,17 @@ struct Scratch {
   }
 };
 
-// Floats that begin at a cache line.
+// Floats that begin at a cache line, not set to anything.
 class Memory {
  public:
-  explicit Memory(int64_t floats) : floats_(static_cast<size_t>(floats + kCacheLine)) {
-    const auto address = reinterpret_cast<uintptr_t>(floats_.data());
-    first_ = floats_.data() + (kCacheLine - address % kCacheLine) % kCacheLine / sizeof(float);
+  explicit Memory(int64_t floats) : floats_(new float[static_cast<size_t>(floats + kCacheLine)]) {
+    const auto address = reinterpret_cast<uintptr_t>(floats_.get());
+    first_ = floats_.get() + (kCacheLine - address % kCacheLine) % kCacheLine / sizeof(float);
   }
   float* at(int64_t i) { return first_ + i; }
 
  private:
-  std::vector<float> floats_;
+  std::unique_ptr<float[]> floats_;
   float* first_;
 };
 
@@ -197,6 +198,7 @@ class Attention {
       const int64_t last = least(count, first + kTile);
       for (int64_t j = first; j < last; ++j) {
         float* to = tile + (j - first) * width_;
+        if (j + kAhead < count) prefetch(from[j + kAhead], p_.cache.size);
         for_each_vector(p_.cache.size, [&](int64_t d, int64_t n) { store(to + d, load_some(from[j] + d, n)); });
       }
       f(rows, first, last);
