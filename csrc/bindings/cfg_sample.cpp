@@ -1,0 +1,27 @@
+#include "illume_fast/cfg_sample.h"
+
+#include <array>
+#include <tuple>
+
+#include <pybind11/stl.h>
+
+#include "bindings.h"
+
+namespace illume_fast {
+
+void register_cfg_sample(py::module_& m) {
+  // the parameters in the order of the op: numbers, then addresses of per-row values, 0 where there are none
+  using Numbers = std::tuple<float, float, int64_t, float, float, int64_t, int64_t>;
+  m.def("cfg_sample", [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride,
+                         Address ids, int64_t rows, int64_t size, const Numbers& n, const std::array<Address, 7>& at) {
+    const SampleParameters parameters{
+        {std::get<0>(n), pointer<float>(at[0])},   {std::get<1>(n), pointer<float>(at[1])},
+        {std::get<2>(n), pointer<int64_t>(at[2])}, {std::get<3>(n), pointer<float>(at[3])},
+        {std::get<4>(n), pointer<float>(at[4])},   {std::get<5>(n), pointer<int64_t>(at[5])},
+        {std::get<6>(n), pointer<int64_t>(at[6])}};
+    return cfg_sample(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond), uncond_stride,
+                      pointer<int64_t>(ids), rows, size, parameters);
+  });
+}
+
+}  // namespace illume_fast

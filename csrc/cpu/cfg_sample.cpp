@@ -1,0 +1,269 @@
+#include "illume_fast/cfg_sample.h"
+
+#include <cfloat>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+
+#include "illume_fast/philox.h"
+#include "keys.h"
+#include "parallel.h"
+#include "simd.h"
+
+namespace illume_fast::ILLUME_FAST_ISA_NS {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr double kWeightScale = 0x1p40;
+constexpr int64_t kBlock = 256;  // weights summed together when the draw is looked up
+
+// logits a thread should have to be worth waking
+constexpr int64_t kGrain = 16384;
+
+typedef double vd __attribute__((vector_size(kHalf * 8)));
+typedef float vfh __attribute__((vector_size(kHalf * 4)));
+
+template <typename T>
+inline T at(const PerRow<T>& parameter, int64_t row) {
+  return parameter.rows != nullptr ? parameter.rows[row] : parameter.value;
+}
+
+// What one row needs, kept by its thread for the next: fresh pages would cost more than the work in them.
+struct Scratch {
+  void* memory = nullptr;
+  int64_t room = 0;
+  int32_t *keys, *candidates, *positions, *search_keys;
+  int64_t *weights, *search_weights, *blocks;
+
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() { std::free(memory); }
+
+  bool reserve(int64_t size) {
+    const int64_t n = padded(size) + 2 * kLanes;
+    if (n > room) {
+      std::free(memory);
+      const int64_t block_count = n / kBlock + 1;
+      memory = std::malloc(static_cast<size_t>(n * (4 * 4 + 2 * 8) + block_count * 8));
+      room = memory == nullptr ? 0 : n;
+      if (memory == nullptr) return false;
+      weights = static_cast<int64_t*>(memory);
+      search_weights = weights + n;
+      blocks = search_weights + n;
+      keys = reinterpret_cast<int32_t*>(blocks + block_count);
+      candidates = keys + n;
+      positions = candidates + n;
+      search_keys = positions + n;
+    }
+    return true;
+  }
+};
+
+Scratch& scratch() {
+  static thread_local Scratch mine;
+  return mine;
+}
+
+enum class Branches { one, two };
+
+// Mixed logits as keys, and the largest key: that of +inf or more if the row is bad. kCareful knows of inf and NaN; without
+// it `*plain` tells whether there were none.
+template <Branches branches, bool kCareful, typename T>
+int32_t mix(const T* cond, const T* uncond, float guidance, int64_t size, int32_t* keys, bool* plain) {
+  const vf g = broadcast(guidance), inf = broadcast(kInf);
+  vi top = broadcast_int(kKeyOfMinusInf);
+  vf probe{};
+  const auto step = [&](vf c, vf u) {
+    vf z = c;
+    if constexpr (branches == Branches::two) z = fma(g, c - u, u);
+    if constexpr (kCareful) {
+      vi broken = ~(c < inf);
+      if constexpr (branches == Branches::two) {
+        z = (c == -inf) | (u == -inf) ? -inf : z;
+        broken |= ~(u < inf);
+      }
+      z = broken ? inf : z;
+    } else {
+      probe = fma(c, vf{}, probe);  // 0, or NaN for ever
+      if constexpr (branches == Branches::two) probe = fma(u, vf{}, probe);
+    }
+    return to_key(z + 0.0f);
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    vf u{};
+    if constexpr (branches == Branches::two) u = load(uncond + i);
+    const vi key = step(load(cond + i), u);
+    std::memcpy(keys + i, &key, sizeof key);
+    top = key > top ? key : top;
+  }
+  if (i < size) {
+    vf u{};
+    if constexpr (branches == Branches::two) u = load_n(uncond + i, size - i);
+    vi key = step(load_n(cond + i, size - i), u);
+    for (int64_t lane = size - i; lane < kLanes; ++lane) key[lane] = kKeyOfMinusInf;
+    std::memcpy(keys + i, &key, sizeof key);
+    top = key > top ? key : top;
+  }
+  *plain = true;
+  int32_t best = kKeyOfMinusInf;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    if (!(probe[lane] == 0.0f)) *plain = false;
+    best = top[lane] > best ? top[lane] : best;
+  }
+  return best;
+}
+
+template <typename T>
+int32_t mix(const T* cond, const T* uncond, float guidance, int64_t size, int32_t* keys) {
+  bool plain;
+  int32_t top;
+  if (uncond == nullptr || guidance == 1.0f || guidance == 0.0f) {
+    const T* branch = uncond == nullptr || guidance == 1.0f ? cond : uncond;
+    top = mix<Branches::one, false>(branch, branch, 0.0f, size, keys, &plain);
+    return plain ? top : mix<Branches::one, true>(branch, branch, 0.0f, size, keys, &plain);
+  }
+  top = mix<Branches::two, false>(cond, uncond, guidance, size, keys, &plain);
+  return plain ? top : mix<Branches::two, true>(cond, uncond, guidance, size, keys, &plain);
+}
+
+// The tokens that may survive, in the order of their ids.
+struct Candidates {
+  const int32_t* keys;
+  const int32_t* positions;  // null: each token is its own position
+  int64_t count;             // a multiple of kLanes, padding included
+};
+
+// A little more than the k largest of the row: those above a threshold taken from a sample, if that keeps enough.
+Candidates preselect(int64_t size, int64_t k, int32_t top, Scratch& s) {
+  constexpr int64_t kSample = 64;  // vectors
+  const int64_t vectors = size / kLanes;
+  if (vectors < 4 * kSample) return {s.keys, nullptr, padded(size)};
+  const double expected = static_cast<double>(k) * (kSample * kLanes) / static_cast<double>(size);
+  const int64_t rank = static_cast<int64_t>(expected + 3.0 * std::sqrt(expected) + 4.0);
+  if (rank > kSample * kLanes / 2) return {s.keys, nullptr, padded(size)};
+  for (int64_t i = 0; i < kSample; ++i) {
+    std::memcpy(s.candidates + i * kLanes, s.keys + i * vectors / kSample * kLanes, kLanes * sizeof(int32_t));
+  }
+  const int32_t low = least_threshold<false>(s.candidates, nullptr, kSample * kLanes, rank, kKeyOfMinusInf, top,
+                                             s.search_keys, nullptr);
+  const int64_t count = compact<false, true>(s.keys, nullptr, padded(size), low, kKeyOfInf, s.candidates, nullptr,
+                                             s.positions);
+  // masked tokens at the end are padding of the row itself
+  if (count < k || low == kKeyOfMinusInf) return {s.keys, nullptr, padded(size)};
+  return {s.candidates, s.positions, padded(count)};
+}
+
+// exp((z - best) / temperature) of the keys from `least` on, in multiples of 2^-40; 0 for the others. Returns their sum.
+int64_t weigh(const int32_t* keys, int64_t n, int32_t least, float best, float temperature, int64_t* weights) {
+  const float inverse = std::fmin(1.0f / temperature, FLT_MAX);
+  const vd magic = 0x1p52 - vd{};  // the sum's low bits are the rounded integer
+  vl total{};
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const vi key = load_keys(keys + i);
+    const vf w = select(key >= least, exp((from_key(key) - best) * inverse), vf{});
+    vfh halves[2];
+    std::memcpy(halves, &w, sizeof w);
+    for (int h = 0; h < 2; ++h) {
+      const vd scaled = __builtin_convertvector(halves[h], vd) * kWeightScale + magic;
+      const vl fixed = (vl)scaled - (vl)magic;
+      std::memcpy(weights + i + h * kHalf, &fixed, sizeof fixed);
+      total += fixed;
+    }
+  }
+  return sum(total);
+}
+
+// The position of the draw among weights that are at least `floor` and whose key is at least `least`.
+int64_t draw(const int32_t* keys, const int64_t* weights, int64_t n, int32_t least, int64_t floor, uint64_t random,
+             int64_t* blocks) {
+  int64_t total = 0;
+  for (int64_t begin = 0, block = 0; begin < n; begin += kBlock, ++block) {
+    const int64_t end = begin + kBlock < n ? begin + kBlock : n;
+    vl mass{};
+    for (int64_t i = begin; i < end; i += kHalf) {
+      const vl w = load_as<vl>(weights + i);
+      mass += __builtin_convertvector(load_as<vk>(keys + i) >= least, vl) & (w >= floor) & w;
+    }
+    blocks[block] = sum(mass);
+    total += blocks[block];
+  }
+  int64_t target = static_cast<int64_t>(static_cast<unsigned __int128>(random) * static_cast<uint64_t>(total) >> 64);
+  int64_t block = 0;
+  while (target >= blocks[block]) target -= blocks[block++];
+  int64_t i = block * kBlock;
+  for (;; ++i) {
+    if (keys[i] < least || weights[i] < floor) continue;
+    if (target < weights[i]) return i;
+    target -= weights[i];
+  }
+}
+
+template <typename T>
+int64_t sample_row(const T* cond, const T* uncond, int64_t size, const SampleParameters& p, int64_t row, Scratch& s) {
+  const float guidance = at(p.guidance, row), temperature = at(p.temperature, row);
+  const float top_p = at(p.top_p, row), min_p = at(p.min_p, row);
+  const int64_t top_k = at(p.top_k, row);
+  const bool valid = std::isfinite(guidance) && temperature >= 0.0f && temperature < kInf && top_k >= 0 &&
+                     top_p >= 0.0f && top_p <= 1.0f && min_p >= 0.0f && min_p <= 1.0f;
+  if (!valid || size == 0) return -1;
+  const int32_t top = mix(cond, uncond, guidance, size, s.keys);
+  if (top >= kKeyOfInf || top == kKeyOfMinusInf) return -1;
+  if (temperature == 0.0f) {
+    int64_t i = 0;
+    while (s.keys[i] != top) ++i;
+    return i;
+  }
+
+  Candidates c{s.keys, nullptr, padded(size)};
+  int32_t least = kKeyOfMinusInf;
+  if (top_k > 0 && top_k < size) {
+    c = preselect(size, top_k, top, s);
+    least = least_threshold<false>(c.keys, nullptr, c.count, top_k - 1, kKeyOfMinusInf, top, s.search_keys, nullptr);
+  }
+  const vf best = from_key(broadcast_int(top));
+  const int64_t total = weigh(c.keys, c.count, least, best[0], temperature, s.weights);
+  if (top_p < 1.0f) {
+    const int64_t limit = static_cast<int64_t>(static_cast<double>(top_p) * static_cast<double>(total));
+    least = least_threshold<true>(c.keys, s.weights, c.count, limit, least, top, s.search_keys, s.search_weights);
+  }
+  const int64_t floor = static_cast<int64_t>(std::ceil(static_cast<double>(min_p) * kWeightScale));
+  const uint64_t random = philox(static_cast<uint64_t>(at(p.seed, row)), static_cast<uint64_t>(at(p.step, row)));
+  const int64_t i = draw(c.keys, s.weights, c.count, least, floor, random, s.blocks);
+  return c.positions == nullptr ? i : c.positions[i];
+}
+
+template <typename T>
+bool sample(const T* cond, int64_t cond_stride, const T* uncond, int64_t uncond_stride, int64_t* ids, int64_t rows,
+            int64_t size, const SampleParameters& p) {
+  bool enough = true;
+  parallel_for(rows, kGrain / (size + 1) + 1, [&](int64_t begin, int64_t end) {
+    Scratch& s = scratch();
+    if (!s.reserve(size)) {
+#pragma omp atomic write
+      enough = false;
+      return;
+    }
+    for (int64_t row = begin; row < end; ++row) {
+      const T* u = uncond == nullptr ? nullptr : uncond + row * uncond_stride;
+      ids[row] = sample_row(cond + row * cond_stride, u, size, p, row, s);
+    }
+  });
+  return enough;
+}
+
+}  // namespace
+
+bool cfg_sample(DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
+                int64_t* ids, int64_t rows, int64_t size, const SampleParameters& parameters) {
+  bool enough = false;
+  with_dtype(dtype, [&](auto tag) {
+    using T = decltype(tag);
+    enough = sample(static_cast<const T*>(cond), cond_stride, static_cast<const T*>(uncond), uncond_stride, ids, rows,
+                    size, parameters);
+  });
+  return enough;
+}
+
+}  // namespace illume_fast::ILLUME_FAST_ISA_NS

@@ -1,0 +1,32 @@
+// Classifier-free guidance, temperature, top-k, top-p, min-p and a draw; the rule is in illume_fast/ops/cfg_sample.py.
+#pragma once
+
+#include <cstdint>
+
+#include "illume_fast/dtype.h"
+#include "illume_fast/isa.h"
+
+namespace illume_fast {
+
+// One value for every row or, where `rows` is not null, one for each.
+template <typename T>
+struct PerRow {
+  T value;
+  const T* rows;
+};
+
+struct SampleParameters {
+  PerRow<float> guidance, temperature;
+  PerRow<int64_t> top_k;
+  PerRow<float> top_p, min_p;
+  PerRow<int64_t> seed, step;
+};
+
+// cond and uncond (null: no guidance) have `rows` rows of `size` contiguous logits, cond_stride and uncond_stride
+// elements apart; size <= 2^21. Writes an id, or -1, for each row. False: no memory, and ids are not to be used.
+ILLUME_FAST_PER_ISA(bool, cfg_sample,
+                    (DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
+                     int64_t* ids, int64_t rows, int64_t size, const SampleParameters& parameters),
+                    (dtype, cond, cond_stride, uncond, uncond_stride, ids, rows, size, parameters))
+
+}  // namespace illume_fast
