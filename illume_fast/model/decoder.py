@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from illume_fast.model.attention import Attend, CausalAttention, SelfAttention
 from illume_fast.model.config import DecoderConfig
-from illume_fast.model.layers import RMSNorm, SwiGLU, rotary_table
+from illume_fast.model.layers import RMSNorm, SwiGLU, dropout, rotary_table
 
 _INIT_STD = 0.02
 
@@ -38,7 +38,7 @@ class DecoderLayer(nn.Module):
         return self._drop(self.mlp(x)), residual
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+        return dropout(x, self.dropout, self.training)
 
 
 class Decoder(nn.Module):
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
     def forward(self, inputs_embeds: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """inputs_embeds [..., T, H] and integer positions [..., T] -> hidden states [..., T, H] after the last norm."""
         cos, sin = rotary_table(positions, self.config.head_size, self.config.rope_theta)
-        x = F.dropout(inputs_embeds, self.config.dropout, self.training) if self.config.dropout else inputs_embeds
+        x = dropout(inputs_embeds, self.config.dropout, self.training)
         residual: Tensor | None = None
         for layer in self.layers:
             x, residual = layer(x, residual, cos, sin, attend)

@@ -9,6 +9,7 @@ from illume_fast.kernels.paging import PagePool
 from illume_fast.model.attention import CausalAttention, PagedAttention
 from illume_fast.model.config import ConfigError, DecoderConfig
 from illume_fast.model.decoder import CausalLM
+from illume_fast.model.layers import dropout
 
 transformers = pytest.importorskip("transformers")
 
@@ -187,6 +188,41 @@ def test_dropout_acts_in_training_only():
     model, ids = CausalLM(config), torch.arange(16)[None]
     assert not torch.equal(model.train().logits(ids), model.logits(ids))
     assert torch.equal(model.eval().logits(ids), model.logits(ids))
+
+
+@pytest.mark.parametrize("shape", [(7,), (64, 33, 31), (0, 4)])
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout(shape, p):
+    """Zeroes a share p, scales what it keeps, repeats with the seed, and passes gradients where values pass."""
+    x = torch.full(shape, 3.0, requires_grad=True)
+    torch.manual_seed(5)
+    y = dropout(x, p, True)
+    torch.manual_seed(5)
+    assert torch.equal(y, dropout(x, p, True))
+    assert dropout(x, p, False) is x or torch.equal(dropout(x, p, False), x)
+    y.sum().backward()
+    assert torch.equal(x.grad * 3.0, y)
+    assert torch.all((y == 0) | ((y - 3.0 / (1 - p)).abs() < 1e-3))
+    if x.numel() > 10_000:
+        assert (y == 0).float().mean().item() == pytest.approx(p, abs=5 * (p * (1 - p) / x.numel()) ** 0.5)
+
+
+@pytest.mark.slow
+def test_compiles_whole():
+    """No graph breaks, in a full pass with gradients and in a step over pages."""
+    _, ours = pair("qwen2-gqa-tied")
+    ids = torch.randint(0, VOCAB, (2, 9))
+    compiled = torch.compile(ours.logits, fullgraph=True, backend="aot_eager")
+    assert_matches(compiled(ids), ours.logits(ids), "logits")
+    compiled(ids).sum().backward()
+    assert ours.decoder.norm.weight.grad.isfinite().all()
+    embeds = torch.randn(2, 48)
+    with torch.no_grad():
+        results = []
+        for wrap in (lambda f: f, lambda f: torch.compile(f, fullgraph=True, backend="aot_eager")):
+            positions, attend = Cache(ours.decoder.config, rows=2).attend([1, 1], step=True)
+            results.append(wrap(ours.decoder.forward)(embeds, positions, attend))
+    assert_matches(*results, "step")
 
 
 def test_a_head_that_should_be_tied_must_be_equal():
