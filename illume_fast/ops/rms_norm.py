@@ -50,7 +50,7 @@ def rms_norm_backward_reference(
     grad_x = inverse * (scaled - normal * (scaled * normal).mean(-1, keepdim=True))
     if grad_sum is not None:
         grad_x = grad_x + _widen(grad_sum)
-    grad_weight = (dy * normal).reshape(-1, x.shape[-1]).sum(0)
+    grad_weight = (dy * normal).sum_to_size(weight.shape)
     return grad_x.to(x.dtype).contiguous(), grad_weight.to(weight.dtype)
 
 

@@ -44,8 +44,6 @@ def _check(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
     if not q.device == k.device == cos.device == sin.device:
         devices = ", ".join(str(x.device) for x in (q, k, cos, sin))
         raise RuntimeError(f"rope: q, k, cos and sin are on {devices}; they must be on one device")
-    if torch.is_grad_enabled() and (cos.requires_grad or sin.requires_grad):
-        raise RuntimeError("rope: cos or sin requires a gradient; only q and k can have one")
 
 
 def _empty(like: Tensor) -> Tensor:
@@ -53,7 +51,10 @@ def _empty(like: Tensor) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(inputs[2], inputs[3])
+    _, _, cos, sin = inputs
+    if cos.requires_grad or sin.requires_grad:
+        raise RuntimeError("rope: cos or sin requires a gradient; only q and k can have one")
+    ctx.save_for_backward(cos, sin)
 
 
 def _backward(ctx: Any, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor, Tensor, None, None]:

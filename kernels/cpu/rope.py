@@ -13,7 +13,7 @@ def declines(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> str | None:
 def _tokens(x: Tensor) -> Tensor:
     """[tokens, heads, D] with contiguous heads: a view where x's layout allows, else a copy."""
     if x.dim() != 3:
-        x = x.reshape(-1, *x.shape[-2:])
+        x = x.flatten(0, -3)
     return x if x.stride(2) == 1 else x.contiguous()
 
 
