@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from illume_fast.data.errors import InputError
 from illume_fast.data.sequence import ImageCodes, encode_image
 from illume_fast.data.sizes import Size
 from illume_fast.data.text_tokenizer import TextTokenizer
@@ -56,7 +57,7 @@ class Chat:
         named = {"pad": text.pad, "im_start": text.im_start, "im_end": text.im_end}
         for name, found in named.items():
             if found != getattr(vocab, name):
-                raise ValueError(f"the tokenizer's {name} is {found}, the vocabulary's {getattr(vocab, name)}")
+                raise InputError(f"the tokenizer's {name} is {found}, the vocabulary's {getattr(vocab, name)}")
         self.text, self.vocab, self.system = text, vocab, system
 
     def encode(
@@ -176,14 +177,14 @@ def written_image(codes: ImageCodes) -> Message:
 def parse_marks(text: str, size: Size | None = None) -> tuple[Part, ...]:
     """Words of a data set with `<image>` and `{resolution_tag}` marks -> parts; the marks are the only syntax.
 
-    `size` is what `{resolution_tag}` stands for; ValueError when it is needed and None.
+    `size` is what `{resolution_tag}` stands for; InputError when it is needed and None.
     """
     parts: list[Part] = []
     for i, piece in enumerate(text.split(IMAGE_MARK)):
         parts += [ReadImage()] if i else []
         for j, words in enumerate(piece.split(SIZE_MARK)):
             if j and size is None:
-                raise ValueError(f"{SIZE_MARK} needs a picture size, and none was given")
+                raise InputError(f"{SIZE_MARK} needs a picture size, and none was given")
             parts += [SizeTag(*size)] if j and size is not None else []
             parts += [words] if words else []
     return tuple(parts)

@@ -6,6 +6,7 @@ Sizes are (height, width) in pixels. Tables: ILLUME+ (Huang et al., arXiv 2504.0
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from illume_fast.data.errors import InputError
 from illume_fast.model.image_block import block_length
 from illume_fast.model.vision_config import MAPPED_SIZES, PixelCodecConfig, ViTConfig
 
@@ -36,16 +37,16 @@ class ImageGrid:
 def image_grid(
     size: Size, semantic: ViTConfig, pixel: PixelCodecConfig, allowed: Sequence[Size] | None = None
 ) -> ImageGrid:
-    """Grid of `size` for encoders of these strides. ValueError, listing what is allowed, for any other size.
+    """Grid of `size` for encoders of these strides. InputError, listing what is allowed, for any other size.
 
     Without `allowed`, every size is whose sides are multiples of the pixel factor and hold one semantic cell.
     """
     height, width = size
     if allowed is not None and size not in allowed:
-        raise ValueError(f"size {format_size(size)} is not supported; allowed are {format_sizes(allowed)}")
+        raise InputError(f"size {format_size(size)} is not supported; allowed are {format_sizes(allowed)}")
     factor = pixel.factor
     if height % factor or width % factor or min(height, width) < max(factor, semantic.cell):
-        raise ValueError(
+        raise InputError(
             f"size {format_size(size)} is not supported; sides must be multiples of {factor} "
             f"and at least {max(factor, semantic.cell)}"
         )

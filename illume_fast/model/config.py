@@ -58,6 +58,10 @@ class DecoderConfig(Config):
             )
         if self.head_size % 2:
             raise ConfigError(f"DecoderConfig: rotary positions need an even head size, got {self.head_size}")
+        if not (self.rope_theta > 0.0 and self.rms_norm_eps >= 0.0):
+            raise ConfigError(
+                f"DecoderConfig: rope_theta {self.rope_theta} and rms_norm_eps {self.rms_norm_eps} must be positive"
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"DecoderConfig.dropout: must be in [0, 1), got {self.dropout}")
 
@@ -75,6 +79,8 @@ class DecoderConfig(Config):
         kind = values.get("model_type")
         if kind not in _HF_KINDS:
             raise ConfigError(f"model_type {kind!r} is not supported; allowed are {', '.join(sorted(_HF_KINDS))}")
+        if missing := [key for key in _HF_REQUIRED if key not in values]:
+            raise ConfigError(f"{kind} config: missing keys {', '.join(missing)}")
         rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         refused = {
@@ -107,6 +113,7 @@ class DecoderConfig(Config):
 
 
 _HF_KINDS = frozenset({"qwen2", "qwen3", "llama", "illume_qwen2"})
+_HF_REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
 @dataclass(frozen=True)

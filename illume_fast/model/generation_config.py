@@ -1,5 +1,6 @@
 """What a checkpoint draws with unless told otherwise, and the whole of its `config.json`."""
 
+import math
 from dataclasses import dataclass
 
 from illume_fast.model.config import IllumeConfig
@@ -18,7 +19,7 @@ class SamplingDefaults(Config):
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if not (0 <= self.temperature < math.inf and self.top_k >= 0 and 0 < self.top_p <= 1):
             raise ConfigError(
                 f"SamplingDefaults: temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}; "
                 "allowed are temperature >= 0, top_k >= 0, 0 < top_p <= 1"
@@ -44,6 +45,10 @@ class GenerationConfig(Config):
     def __post_init__(self) -> None:
         if not self.sizes:
             raise ConfigError("GenerationConfig.sizes: at least one size is needed")
+        if not (math.isfinite(self.guidance) and math.isfinite(self.edit_guidance)):
+            raise ConfigError(f"GenerationConfig: guidance {self.guidance}, {self.edit_guidance} must be finite")
+        if self.max_answer < 1:
+            raise ConfigError(f"GenerationConfig.max_answer: must be at least 1, got {self.max_answer}")
 
     @property
     def size(self) -> tuple[int, int]:

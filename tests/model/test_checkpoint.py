@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def tiny_config(tied: bool = True) -> CheckpointConfig:
     config = demo()
     vocab = build_vocab(40, pad=37, im_start=38, im_end=39, levels=(16, 24), tag_pixels=(64,))
     vit = ViTConfig(depth=1, embed_dim=16, num_heads=2, hidden_size=24, patch_size=8)
-    pixel = PixelCodecConfig(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, attn_resolutions=(3,))
+    pixel = PixelCodecConfig(ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(1,), patch_size=4)
     decoder = DecoderConfig(
         vocab_size=vocab.rows, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=tied,
@@ -57,10 +58,17 @@ def save_tiny(folder, seed=0, tied=True, **options):
     return config, model, vision
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    save_tiny(folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path):
-    save_tiny(tmp_path / "model")
-    return tmp_path / "model"
+def folder(saved, tmp_path):
+    """A saved checkpoint to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
 def rewrite(path, change):
@@ -202,6 +210,8 @@ def edit_config(folder, change):
         (lambda v: v["generation"].update(sizes=[[64, 60]]), "both sides must be multiples of 8"),
         (lambda v: v["generation"].update(sizes=[[64, 128]]), "no size tag for 128 pixels; allowed sides are 64"),
         (lambda v: v["generation"]["text"].update(top_p=0.0), "0 < top_p <= 1"),
+        (lambda v: v["generation"]["text"].update(temperature=float("nan")), "temperature nan"),
+        (lambda v: v["generation"].update(guidance=float("inf")), "guidance inf, .* must be finite"),
         (lambda v: v.update(format=2), "format: 2 is not known"),
     ],
 )

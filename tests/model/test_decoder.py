@@ -233,6 +233,11 @@ def test_a_head_that_should_be_tied_must_be_equal():
         ours.load_state_dict(state)
 
 
+def test_a_config_that_lacks_sizes():
+    with pytest.raises(ConfigError, match="llama config: missing keys vocab_size, hidden_size"):
+        DecoderConfig.from_hf({"model_type": "llama"})
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
