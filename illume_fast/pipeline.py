@@ -19,6 +19,8 @@ from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
 from illume_fast.model.movqgan import to_uint8
 from illume_fast.tasks import Ask, Draw, Tasks, Wanted
 
+__all__ = ["Ask", "Done", "Draw", "IllumePipeline", "PipelineOutput"]
+
 OutputType = Literal["pil", "pt", "codes"]
 StepCallback = Callable[["IllumePipeline", int, int, dict[str, Any]], Any]
 # pictures decoded together, always as many: convolutions add up in another order in a batch of another size. Two are
@@ -158,7 +160,9 @@ class IllumePipeline:
         done = sorted(self._all(tasks, on_step), key=lambda d: (d.task.tag, d.sample))
         return PipelineOutput(_output(done, output_type), [d.seed for d in done])
 
-    def edit(self, image: Image.Image | Sequence[Image.Image], instruction: str | Sequence[str], **rest: Any) -> Any:
+    def edit(
+        self, image: Image.Image | Sequence[Image.Image], instruction: str | Sequence[str], **rest: Any
+    ) -> PipelineOutput:
         """Change pictures as instructions say; the rest, and the answer, are those of a call of the pipeline."""
         return self(instruction, image, **rest)
 

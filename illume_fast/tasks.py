@@ -7,7 +7,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from illume_fast.data.chat import Chat
 from illume_fast.data.errors import InputError
 from illume_fast.data.image import ImageProcessor, pad_to
+from illume_fast.data.picture import on_white
 from illume_fast.data.sequence import ImageCodes, decode_image
 from illume_fast.data.sizes import ImageGrid, Size, image_grid, nearest_size
 from illume_fast.data.text_tokenizer import TextTokenizer
@@ -24,7 +25,7 @@ from illume_fast.engine import Plan, Request, SamplingParams, SamplingSet, Segme
 from illume_fast.model.checkpoint import Checkpoint
 from illume_fast.model.generation_config import SamplingDefaults
 from illume_fast.model.image_block import PIXEL_SLOT, SEMANTIC_SLOT, block_slots
-from illume_fast.model.vocab import IMAGE_PLACEHOLDER
+from illume_fast.model.vocab import IMAGE_PLACEHOLDER, VocabConfig
 
 _PICTURES_KEPT = 64
 _ID_LENGTH = 60
@@ -90,7 +91,8 @@ class Tasks:
         self._encoders = tower.semantic_encoder, tower.pixel_encoder
         self._processor = ImageProcessor(tower.factor, tower.min_pixels, tower.max_pixels)
         self._read: OrderedDict[str, Segment] = OrderedDict()
-        self.plan = lru_cache(maxsize=64)(self._plan)
+        # requests of one size share one plan
+        self.plan = lru_cache(maxsize=64)(partial(picture_plan, self.vocab))
 
     def requests(self, task: Draw | Ask) -> list[Request]:
         """One request a sample. InputError, in one line, for what this model cannot do."""
@@ -113,11 +115,6 @@ class Tasks:
         """The drawn ids of an answer -> its text."""
         return self.chat.text.decode([i for i in ids.tolist() if i not in self.vocab.eos]).strip()
 
-    def _plan(self, grid: ImageGrid) -> Plan:
-        """A picture's plan: structure ids are forced, level 0 draws with set 0, level 1 with set 1."""
-        sites = {slot: Site((self.vocab.levels[i],), i) for i, slot in enumerate((SEMANTIC_SLOT, PIXEL_SLOT))}
-        return Plan.of(sites.get(slot, slot) for slot in block_slots(self.vocab, grid.semantic, grid.pixel).tolist())
-
     def _draw(self, task: Draw) -> list[Request]:
         _require_words(task.prompt)
         grid = self.grid(task.size)
@@ -134,7 +131,7 @@ class Tasks:
         grid = self.grid(task.size or nearest_size(source, self.generation.sizes))
         size = grid.height, grid.width
         guidance = self._guidance(task, self.generation.edit_guidance)
-        picture = self._segment(self._processor(pad_to(task.image.convert("RGB"), size)))
+        picture = self._segment(self._processor(pad_to(_rgb(task.image), size)))
         return self._samples(
             task, grid, guidance, [picture], self.chat.edit(task.prompt, size), self.chat.edit_nothing(size)
         )
@@ -166,7 +163,7 @@ class Tasks:
         most = self.generation.max_answer if task.max_new_tokens is None else task.max_new_tokens
         if most < 1:
             raise InputError(f"max_new_tokens must be at least 1, got {most}")
-        pictures = [self._segment(self._understood(image.convert("RGB"))) for image in task.images]
+        pictures = [self._segment(self._understood(_rgb(image))) for image in task.images]
         try:
             sampling = SamplingParams((_sampling_set(task, self.generation.text),))
         except ValueError as error:
@@ -212,6 +209,12 @@ class Tasks:
         return segment
 
 
+def picture_plan(vocab: VocabConfig, grid: ImageGrid) -> Plan:
+    """The plan of a picture: structure ids are forced, semantic codes draw with set 0 and pixel codes with set 1."""
+    sites = {slot: Site((vocab.levels[i],), i) for i, slot in enumerate((SEMANTIC_SLOT, PIXEL_SLOT))}
+    return Plan.of(sites.get(slot, slot) for slot in block_slots(vocab, grid.semantic, grid.pixel).tolist())
+
+
 def segments(ids: Sequence[int], pictures: Sequence[Segment]) -> tuple[Segment, ...]:
     """Ids with placeholders -> segments, each placeholder replaced by the next picture."""
     found: list[Segment] = []
@@ -229,6 +232,17 @@ def _sampling_set(task: Draw | Ask, defaults: SamplingDefaults) -> SamplingSet:
         top_k=defaults.top_k if task.top_k is None else task.top_k,
         top_p=defaults.top_p if task.top_p is None else task.top_p,
     )
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """The picture as RGB on white. InputError when its file turns out to be damaged."""
+    try:
+        return on_white(image)
+    # Pillow reads files late, and its decoders raise any of these
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
+        raise InputError(
+            f"the picture cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from None
 
 
 def _require_words(prompt: str) -> None:

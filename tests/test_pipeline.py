@@ -7,9 +7,12 @@ from tiny_pipeline import tiny_pipeline
 
 from illume_fast.data.errors import InputError
 from illume_fast.data.sequence import ImageCodes
+from illume_fast.data.sizes import ImageGrid, image_grid
 from illume_fast.engine import EngineConfig, RequestError, sample_seed
-from illume_fast.pipeline import Done
-from illume_fast.tasks import Ask, Draw
+from illume_fast.model.presets import demo
+from illume_fast.model.vocab import illume_plus_vocab
+from illume_fast.pipeline import Ask, Done, Draw
+from illume_fast.tasks import picture_plan
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +169,36 @@ def test_bad_tasks_fail_alone(pipe):
     assert said[4] == "max_new_tokens must be at least 1, got 0"
     assert "the model takes 1024" in said[5]
     assert all("\n" not in line for line in said.values())
+
+
+def test_damaged_pictures_fail_alone(pipe, tmp_path):
+    photo(1, 300, 300).save(tmp_path / "whole.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    torn = Image.open(tmp_path / "torn.png")
+    tasks = [Draw(prompt="a", image=torn, tag=0), Ask(prompt="b", images=[torn], tag=1), Draw(prompt="c", tag=2)]
+    done = {d.task.tag: d for d in pipe.generate_stream(tasks)}
+    assert [str(done[tag].error).startswith("the picture cannot be read: ") for tag in (0, 1)] == [True, True]
+    assert done[2].error is None
+
+
+def test_transparency_is_white(pipe):
+    clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    white = Image.new("RGB", (32, 32), (255, 255, 255))
+    codes = [pipe.edit(i, "make it green", seed=1, output_type="codes").images[0].pixel for i in (clear, white)]
+    assert torch.equal(*codes)
+
+
+def test_plans_of_known_models():
+    config = demo()
+    grid = ImageGrid(64, 64, (4, 4), (8, 8))
+    tower = config.model.vision_tower
+    assert image_grid((64, 64), tower.semantic_encoder, tower.pixel_encoder) == grid
+    plan = picture_plan(config.model.vocab, grid)
+    assert (len(plan), len(plan.draws), plan.lead) == (98, 4 * 4 + 8 * 8, 2)
+    assert plan.site[plan.draws].tolist() == [0] * 16 + [1] * 64
+    assert [site.ranges for site in plan.sites] == [(level,) for level in config.model.vocab.levels]
+    published = picture_plan(illume_plus_vocab(283175), ImageGrid(512, 512, (18, 18), (32, 32)))
+    assert (len(published), len(published.draws)) == (1404, 1348)
 
 
 def test_only_bad_tasks(pipe):

@@ -6,10 +6,12 @@ begin alike, page by page, share those pages too: `n` samples of a prompt, the u
 and a source picture read by both branches are all found by content.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,9 +57,8 @@ class PagedCache:
 
     def __init__(self, shape: DecoderShape, num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device):
         size = (shape.num_hidden_layers, num_pages, page_size, shape.num_key_value_heads, shape.head_size)
-        # zeros: a kernel may load, and mask, what nobody wrote yet
-        self.k = torch.zeros(size, dtype=dtype, device=device)
-        self.v = torch.zeros(size, dtype=dtype, device=device)
+        self.k = _zeros(size, dtype, device)
+        self.v = _zeros(size, dtype, device)
         self.page_size = page_size
         self.pool = PagePool(num_pages, page_size)
         self._scratch = self.pool.new()
@@ -78,6 +79,13 @@ class PagedCache:
     def check(self) -> None:
         """Raise RuntimeError, naming what leaked, unless every page but the scratch page came back."""
         self.pool.check(live=[self._scratch])
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, since a kernel may load, and mask, what nobody wrote yet; on the CPU memory that is taken when written."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(size) * dtype.itemsize, np.uint8)).view(dtype).view(size)
 
 
 class PromptStore:

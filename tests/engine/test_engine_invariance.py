@@ -21,6 +21,7 @@ def hidden(monkeypatch):
     sample = draws.cfg_head_sample
 
     def spy(conditional, unconditional, *args, seed, step, **rest):
+        assert len(conditional) % 8 == 0, "the head's rows are filled up too"
         other = conditional if unconditional is None else unconditional
         for c, u, *key in zip(conditional, other, seed.tolist(), step.tolist(), strict=True):
             seen[tuple(key)] = c.numpy().tobytes() + u.numpy().tobytes()

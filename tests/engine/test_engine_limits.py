@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engine_cases import PICTURE, SMALL, TEXT, ask, errors, features_of, ids_of, run, small_engine, small_model
+from engine_cases import PICTURE, SMALL, TEXT, ask, errors, run, small_engine, small_model
 
 from illume_fast.engine import EngineConfig, Plan, Progress, RequestError, SamplingParams, SamplingSet, Segment, Site
 
@@ -123,6 +123,23 @@ def test_a_failing_iterator_ends_the_run_and_leaves_the_engine_usable():
     assert run(engine, [ask(1)])
 
 
+def test_a_failing_model_ends_the_run_and_leaves_the_engine_usable(monkeypatch):
+    model = small_model()
+    engine, embed, calls = small_engine(model), model.embed, []
+
+    def failing(ids):
+        calls.append(ids)
+        if len(calls) == 5:
+            raise MemoryError("no room")
+        return embed(ids)
+
+    monkeypatch.setattr(model, "embed", failing)
+    with pytest.raises(MemoryError, match="no room"):
+        everything(engine, [ask(i, guidance=2.0, n=2) for i in range(6)])
+    assert engine.cache.pool.num_used == 1
+    assert run(engine, [ask(1)]) == run(small_engine(model), [ask(1)])
+
+
 def test_a_consumer_that_stops_gives_all_pages_back():
     engine = small_engine()
     for taken in range(4):
@@ -199,9 +216,3 @@ def test_config_refuses_nonsense(name):
 def test_parts_refuse_nonsense(make, reason):
     with pytest.raises(ValueError, match=reason):
         make()
-
-
-def test_features_are_told_apart_by_key():
-    same = [ask(1, prompt=(features_of(key, 6), Segment((1,))), greedy=True) for key in ("a", "b")]
-    assert run(small_engine(), same[:1]) != run(small_engine(), same[1:])
-    assert ids_of(1, 3) == ids_of(1, 3)

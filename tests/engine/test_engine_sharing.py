@@ -1,11 +1,11 @@
 """What is read once and kept once: prompts, prefixes, pages."""
 
 import pytest
-from engine_cases import PICTURE, SMALL, ask, features_of, ids_of, run, small_engine, small_model
+from engine_cases import FINE, PICTURE, SMALL, ask, drawn_plainly, features_of, ids_of, run, small_engine, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from illume_fast.engine import Segment
+from illume_fast.engine import Plan, Segment
 
 
 class CountingModel:
@@ -83,6 +83,20 @@ def test_shared_pages_change_nothing():
     assert together == {
         key: ids for request in requests for key, ids in run(small_engine(model, max_batch=1), [request]).items()
     }
+
+
+def test_features_are_told_apart_by_key():
+    model = small_model()
+    requests = [ask(i, prompt=(features_of(key, 9), Segment((1,)))) for i, key in enumerate(("a", "b", "a"))]
+    assert run(small_engine(model), requests) == {(r.id, 0): drawn_plainly(model, r) for r in requests}
+
+
+@pytest.mark.parametrize("length", [4, 7, 8, 9, 12])
+def test_a_prompt_that_begins_another(length):
+    model, plan = small_model(), Plan.of([FINE, 3, FINE, FINE])
+    requests = [ask(i, prompt=(Segment(ids_of(50, n)),), plan=plan) for i, n in enumerate((12, length, 16))]
+    answers = run(small_engine(model), requests)
+    assert answers == {(r.id, 0): drawn_plainly(model, r) for r in requests}
 
 
 def test_prompts_nobody_uses_make_room():
