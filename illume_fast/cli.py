@@ -1,5 +1,6 @@
 """`illume-fast`: parse the command line into one options object and call the function that belongs to it."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -38,6 +39,8 @@ Train one with `illume-fast train STAGE`, which has its own --help."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for something the user can mend, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # read when torch is loaded: idle threads sleep instead of spinning on cores that other processes could use
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         if arguments[:1] == ["train"]:
             train(arguments[1:])
