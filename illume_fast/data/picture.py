@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from illume_fast.data.errors import InputError
@@ -45,7 +46,16 @@ def load_picture(path: Path, origin: str = "") -> Image.Image:
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """`picture` as RGB, with what is transparent in it shown white."""
+    """`picture` as RGB, with what is transparent in it shown white; 16 bits a pixel keep their upper 8.
+
+    Raises:
+        ValueError: the picture holds 32-bit numbers, of which nobody knows which is white.
+    """
+    if picture.mode.startswith("I;16"):
+        # Pillow would cut everything above 255 to white
+        picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {picture.mode} have no known range; 8 or 16 bits are allowed")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     clear = picture.convert("RGBA")

@@ -92,3 +92,16 @@ def test_a_contact_sheet_keeps_proportions_and_needs_a_picture():
     assert (page == (1, 2, 3)).all(axis=-1).sum() == 100 * 50
     with pytest.raises(ValueError, match="at least one picture"):
         contact_sheet([("none", [])])
+
+
+def test_sixteen_bits_keep_their_upper_eight(tmp_path):
+    grey = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    picture = np.asarray(load_picture(tmp_path / "deep.png"))
+    assert (picture == (grey >> 8)[..., None]).all()
+
+
+def test_numbers_without_a_range_are_refused(tmp_path):
+    Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(InputError, match="pixels of mode F have no known range"):
+        load_picture(tmp_path / "float.tiff")
