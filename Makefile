@@ -59,7 +59,7 @@ lint: setup
 sanitize: .venv/.dependencies-$(DEPENDENCIES)
 	@mkdir -p build
 	@$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
-	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DILLUME_FAST_TESTS=ON -DILLUME_FAST_SANITIZE=ON >build/sanitize.log \
+	  -DILLUME_FAST_TESTS=ON -DILLUME_FAST_SANITIZE=ON >build/sanitize.log \
 	  || { cat build/sanitize.log; exit 1; }
 	@$(BIN)/cmake --build build/sanitize
 	@$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
