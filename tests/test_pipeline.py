@@ -9,9 +9,10 @@ from illume_fast.data.errors import InputError
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import ImageGrid, image_grid
 from illume_fast.engine import EngineConfig, RequestError, sample_seed
+from illume_fast.model.checkpoint import CheckpointError, save_checkpoint
 from illume_fast.model.presets import demo
 from illume_fast.model.vocab import illume_plus_vocab
-from illume_fast.pipeline import Ask, Done, Draw
+from illume_fast.pipeline import Ask, Done, Draw, IllumePipeline
 from illume_fast.tasks import picture_plan
 
 
@@ -199,6 +200,17 @@ def test_plans_of_known_models():
     assert [site.ranges for site in plan.sites] == [(level,) for level in config.model.vocab.levels]
     published = picture_plan(illume_plus_vocab(283175), ImageGrid(512, 512, (18, 18), (32, 32)))
     assert (len(published), len(published.draws)) == (1404, 1348)
+
+
+def test_a_saved_pipeline_draws_the_same(pipe, tmp_path):
+    from_memory = pipe.checkpoint
+    text = from_memory.tokenizer.read_text(encoding="utf-8")
+    save_checkpoint(tmp_path / "saved", from_memory.config, from_memory.model, from_memory.vision_tokenizer, text)
+    saved = IllumePipeline.from_pretrained(tmp_path / "saved", engine=EngineConfig(max_batch=2, cache_tokens=2048))
+    assert saved.sizes == pipe.sizes == ((32, 32), (32, 64))
+    assert same(saved("a dog", seed=1).images[0], pipe("a dog", seed=1).images[0])
+    with pytest.raises(CheckpointError, match="there is no"):
+        IllumePipeline.from_pretrained(tmp_path)
 
 
 def test_only_bad_tasks(pipe):

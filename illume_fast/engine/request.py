@@ -135,7 +135,8 @@ class Request:
     """`n` samples of one answer to one prompt.
 
     `unconditional` is the prompt of the second branch of classifier-free guidance; guidance other than 1 needs it.
-    Sample `k` draws with `sample_seed(seed, k)`, so each can be made again alone. `tag` comes back untouched.
+    Sample `k` draws with `sample_seed(seed, k)`, so each can be made again alone; the draw at step s of the answer,
+    forced ids counted, has step s. `tag` comes back untouched.
     """
 
     id: str

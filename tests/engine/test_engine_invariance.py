@@ -72,6 +72,15 @@ def test_hidden_states_do_not_depend_on_reading_or_sharing(hidden):
         assert hidden(small_engine(model, **changes), requests()) == expected, changes
 
 
+def test_bfloat16_answers_do_not_depend_on_the_batch():
+    model = small_model().bfloat16()
+    asked = requests()[:2] + requests()[3:]
+    alone = {}
+    for request in asked:
+        alone |= run(small_engine(model, max_batch=1), [request])
+    assert run(small_engine(model), asked[::-1]) == alone
+
+
 def moody(liked):
     """A product that adds up in another order unless the rows come in a multiple of `liked`."""
     weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
