@@ -3,6 +3,8 @@
 
 namespace illume_fast {
 void register_cfg_sample(pybind11::module_& m);
+void register_code_statistics(pybind11::module_& m);
+void register_nearest_code(pybind11::module_& m);
 void register_runtime(pybind11::module_& m);
 void register_swiglu(pybind11::module_& m);
 void register_page_pool(pybind11::module_& m);
@@ -16,6 +18,8 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Kernels of illume_fast. Addresses, sizes and strides in; the callers in illume_fast.kernels check.";
   illume_fast::register_runtime(m);
   illume_fast::register_cfg_sample(m);
+  illume_fast::register_code_statistics(m);
+  illume_fast::register_nearest_code(m);
   illume_fast::register_swiglu(m);
   illume_fast::register_page_pool(m);
   illume_fast::register_paged_append(m);

@@ -2,12 +2,12 @@
 
 #include <cfloat>
 #include <cmath>
-#include <cstdlib>
 #include <limits>
 
 #include "illume_fast/philox.h"
 #include "keys.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "simd.h"
 
 namespace illume_fast::ILLUME_FAST_ISA_NS {
@@ -28,41 +28,24 @@ inline T at(const PerRow<T>& parameter, int64_t row) {
   return parameter.rows != nullptr ? parameter.rows[row] : parameter.value;
 }
 
-// What one row needs, kept by its thread for the next: fresh pages would cost more than the work in them.
-struct Scratch {
-  void* memory = nullptr;
-  int64_t room = 0;
+// What one row needs, for `size` logits.
+struct Workspace {
   int32_t *keys, *candidates, *positions, *search_keys;
   int64_t *weights, *search_weights, *blocks;
-
-  Scratch() = default;
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { std::free(memory); }
-
-  bool reserve(int64_t size) {
-    const int64_t n = padded(size) + 2 * kLanes;
-    if (n > room) {
-      std::free(memory);
-      const int64_t block_count = n / kBlock + 1;
-      memory = std::malloc(static_cast<size_t>(n * (4 * 4 + 2 * 8) + block_count * 8));
-      room = memory == nullptr ? 0 : n;
-      if (memory == nullptr) return false;
-      weights = static_cast<int64_t*>(memory);
-      search_weights = weights + n;
-      blocks = search_weights + n;
-      keys = reinterpret_cast<int32_t*>(blocks + block_count);
-      candidates = keys + n;
-      positions = candidates + n;
-      search_keys = positions + n;
-    }
-    return true;
-  }
 };
 
-Scratch& scratch() {
-  static thread_local Scratch mine;
-  return mine;
+bool reserve(int64_t size, Workspace* w) {
+  static thread_local Scratch scratch;
+  const int64_t n = padded(size) + 2 * kLanes, block_count = n / kBlock + 1;
+  w->weights = static_cast<int64_t*>(scratch.reserve(n * (2 * 8 + 4 * 4) + block_count * 8));
+  if (w->weights == nullptr) return false;
+  w->search_weights = w->weights + n;
+  w->blocks = w->search_weights + n;
+  w->keys = reinterpret_cast<int32_t*>(w->blocks + block_count);
+  w->candidates = w->keys + n;
+  w->positions = w->candidates + n;
+  w->search_keys = w->positions + n;
+  return true;
 }
 
 enum class Branches { one, two };
@@ -136,7 +119,7 @@ struct Candidates {
 };
 
 // A little more than the k largest of the row: those above a threshold taken from a sample, if that keeps enough.
-Candidates preselect(int64_t size, int64_t k, int32_t top, Scratch& s) {
+Candidates preselect(int64_t size, int64_t k, int32_t top, Workspace& s) {
   constexpr int64_t kSample = 64;  // vectors
   const int64_t vectors = size / kLanes;
   if (vectors < 4 * kSample) return {s.keys, nullptr, padded(size)};
@@ -201,7 +184,7 @@ int64_t draw(const int32_t* keys, const int64_t* weights, int64_t n, int32_t lea
 }
 
 template <typename T>
-int64_t sample_row(const T* cond, const T* uncond, int64_t size, const SampleParameters& p, int64_t row, Scratch& s) {
+int64_t sample_row(const T* cond, const T* uncond, int64_t size, const SampleParameters& p, int64_t row, Workspace& s) {
   const float guidance = at(p.guidance, row), temperature = at(p.temperature, row);
   const float top_p = at(p.top_p, row), min_p = at(p.min_p, row);
   const int64_t top_k = at(p.top_k, row);
@@ -239,8 +222,8 @@ bool sample(const T* cond, int64_t cond_stride, const T* uncond, int64_t uncond_
             int64_t size, const SampleParameters& p) {
   bool enough = true;
   parallel_for(rows, kGrain / (size + 1) + 1, [&](int64_t begin, int64_t end) {
-    Scratch& s = scratch();
-    if (!s.reserve(size)) {
+    Workspace s;
+    if (!reserve(size, &s)) {
 #pragma omp atomic write
       enough = false;
       return;

@@ -99,10 +99,10 @@ def cfg_head_sample(
 ) -> Tensor:
     """Draw one id per row from `weight[lo:hi] @ hidden`, hidden states mixed by guidance in float32 beforehand.
 
-    `hidden_cond`, `hidden_uncond` [B, H] (the latter None at guidance 1); `weight` [V, H]; the mix is rounded to weight's
-    dtype, and so are the logits. `rows` = (lo, hi) are the ids that may be drawn, or an integer tensor [B, 2] of them,
-    which is read on the host and whose equal ranges share a product (not for compiled code). The parameters, the rule of
-    the draw and the bad rows are those of `cfg_sample`; its ids count from lo within the draw and from 0 in the answer.
+    `hidden_cond`, `hidden_uncond` [B, H] (the latter None at guidance 1); `weight` [V, H]; the mix is rounded to the
+    dtype of weight, and so are the logits. `rows` = (lo, hi) are the ids that may be drawn, or an integer tensor [B, 2]
+    of them, which is read on the host and whose equal ranges share a product (not for compiled code). The parameters,
+    the rule of the draw and the bad rows are those of `cfg_sample`.
 
     Returns int64 [B], ids of the whole vocabulary, -1 for bad rows.
     """
@@ -120,9 +120,8 @@ def cfg_head_sample(
         lo, hi = rows
         return cfg_head_sample_op(hidden_cond, hidden_uncond, weight, lo, hi, *numbers, *per_row)
     if rows.dtype.is_floating_point or tuple(rows.shape) != (hidden_cond.shape[0], 2):
-        raise RuntimeError(
-            f"cfg_head_sample: rows is {rows.dtype} {tuple(rows.shape)}, it must be integers [{hidden_cond.shape[0]}, 2]"
-        )
+        shape = f"[{hidden_cond.shape[0]}, 2]"
+        raise RuntimeError(f"cfg_head_sample: rows is {rows.dtype} {tuple(rows.shape)}, it must be integers {shape}")
     groups: dict[tuple[int, int], list[int]] = {}
     for row, (lo, hi) in enumerate(rows.tolist()):
         groups.setdefault((lo, hi), []).append(row)

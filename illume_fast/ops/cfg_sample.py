@@ -2,18 +2,19 @@
 
 The rule, for one row and in this order (`cfg_sample_reference` is the same in tensors):
 
-1. Mix: z = uncond + guidance * (cond - uncond) in float32, one rounding for the difference. Guidance 1 is cond itself and
-   guidance 0 uncond itself, and the other branch is then not looked at. A token that is -inf in a branch looked at is
-   masked: it can never be drawn. NaN or +inf in a branch looked at, or z that overflows to +inf, makes the row bad.
+1. Mix: z = uncond + guidance * (cond - uncond) in float32, one rounding for the difference. Guidance 1 is cond itself
+   and guidance 0 uncond itself, and the other branch is then not looked at. A token that is -inf in a branch looked at,
+   or whose z overflows to -inf, is masked: it can never be drawn. NaN or +inf in a branch looked at, or a z that
+   overflows to +inf, makes the row bad.
 2. Temperature 0 answers the largest z, the lowest id of equals; nothing below applies.
 3. Top-k: a token stays while fewer than k tokens have a larger z, so equals of the k-th stay. 0 is off.
-4. Weights: w = exp((z - max z) / temperature) in float32, then as whole multiples of 2**-40. Sums of those are exact, so no
-   order of summation, number of threads or kind of machine changes them.
+4. Weights: w = exp((z - max z) / temperature) in float32, then rounded to a multiple of 2**-40. Sums of those are exact,
+   so no order of summation, number of threads or kind of machine changes them.
 5. Top-p: a token stays while the mass of the tokens with a larger z is at most top_p of the mass left by top-k. Equals
    stay or go together, and the best always stays. 1 is off.
 6. Min-p: a token stays while w >= min_p, that is while its probability is at least min_p of the largest. 0 is off.
-7. Draw: with r the first two words of Philox 4x32-10 (key: seed, counter: step) as a 64-bit number and W the mass left, the
-   answer is the first token, by id, at which the running mass exceeds floor(r * W / 2**64).
+7. Draw: with r the first two words of Philox 4x32-10 (key: seed, counter: step) as a 64-bit number and W the mass left,
+   the answer is the first token, by id, at which the running mass exceeds floor(r * W / 2**64).
 
 A bad row, a row without a finite z, and a row whose per-row parameter is out of range answer -1.
 """
@@ -88,7 +89,7 @@ def cfg_sample_reference(
     first = torch.searchsorted(-ordered, -ordered)
     before = torch.empty_like(mass).scatter_(1, order, (by_size.cumsum(1) - by_size).gather(1, first))
     limit = (p.double() * mass.sum(1).double()).floor().long()[:, None]
-    stays = ((before <= limit) | (p >= 1)[:, None]) & (w.float() >= m[:, None])
+    stays = ((before <= limit) | (p >= 1)[:, None]) & (mass.double() >= m.double()[:, None] * WEIGHT_SCALE)
 
     running = torch.where(stays, mass, 0).cumsum(1)
     low, high, _, _ = philox(key, counter)

@@ -29,7 +29,7 @@ def nearest_code_reference(x: Tensor, codebook: Tensor, metric: str = "l2") -> T
         codes = torch.where(norm > 0, codes / norm, 0.0)
     half = codes.square().sum(1) / 2 if metric == "l2" else codes.new_zeros(len(codes))
     longest = codes.norm(dim=1).max() if len(codes) else codes.new_zeros(())
-    rounding = 4 * (codes.shape[1] + 2) * torch.finfo(torch.float64).eps
+    rounding = (codes.shape[1] + 4) * torch.finfo(torch.float64).eps * longest
     rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
     ids = torch.empty(len(rows), dtype=torch.int64, device=x.device)
     step = max(1, _CHUNK // max(1, len(codes)))
@@ -40,7 +40,7 @@ def nearest_code_reference(x: Tensor, codebook: Tensor, metric: str = "l2") -> T
         if metric == "l2":
             part = part - center
         scores = torch.where(usable, part @ codes.T - half, -torch.inf)
-        tied = scores.amax(1) - rounding * longest * (part.norm(dim=1) + longest / 2)
+        tied = scores.amax(1) - rounding * (part.norm(dim=1) + half.max().sqrt())
         ids[start : start + step] = torch.where(good, (scores >= tied[:, None]).int().argmax(1), -1)
     return ids.reshape(x.shape[:-1])
 
@@ -89,9 +89,9 @@ class PackedCodebook:
 def nearest_code(x: Tensor, codebook: Tensor | PackedCodebook, metric: str = "l2") -> Tensor:
     """The id of the row of `codebook` nearest to each vector of `x`; ties go to the lowest id.
 
-    `x` [..., D] and `codebook` [K, D] are float32, bfloat16 or float16, each in its own type, any strides; channel-first
+    `x` [..., D] and `codebook` [K, D] are float32, bfloat16 or float16, each its own, any strides; channel-first
     views (`x.movedim(1, -1)`) are read in place. `metric`: "l2" is the least Euclidean distance, "dot" the largest inner
-    product, "cosine" the largest cosine, which is 0 for a zero vector or code. The answer is that of float64 arithmetic,
+    product, "cosine" the largest cosine, which is 0 for a zero vector or code. The answer is that of float64 arithmetic
     on every backend; N x K scores are never held. Codes with NaN or infinity are never chosen.
 
     On the CPU a codebook's packed form is kept as long as the tensor lives and until it is written to in place (writes

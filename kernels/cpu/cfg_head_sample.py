@@ -1,4 +1,4 @@
-"""Guidance on hidden states, the legal rows of the head, and the draw, on the CPU; contracts are in `illume_fast.ops`."""
+"""Guidance on hidden states, the legal rows of the head, and the draw, on the CPU; see `illume_fast.ops`."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,8 +8,6 @@ from illume_fast.kernels.cpu import cfg_sample
 
 
 def declines(hidden_cond: Tensor, hidden_uncond: Tensor | None, weight: Tensor, *rest: object) -> str | None:
-    if not hasattr(native._C, "cfg_sample"):
-        return "not built"
     return native.declines_cpu(hidden_cond, weight)
 
 

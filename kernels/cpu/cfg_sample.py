@@ -7,8 +7,6 @@ from illume_fast.kernels import native
 
 
 def declines(cond: Tensor, *rest: object) -> str | None:
-    if not hasattr(native._C, "cfg_sample"):
-        return "not built"
     return native.declines_cpu(cond)
 
 

@@ -18,11 +18,11 @@ BLOCK = 128  # codes whose best score is kept
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A codebook as the kernel reads it.
+    """A codebook as the kernel reads it, K padded to a multiple of BLOCK; all float32.
 
-    `codes` float32 [K, D] as given; `panels` float32 [ceil(K / BLOCK) * BLOCK / PANEL, D, PANEL], centred for l2 and of
-    unit length for cosine; `offsets` [K padded], added to a score: minus half the squared length for l2, -inf for padding
-    and codes that are not finite; `longest` [K padded / BLOCK], the largest length in a block; `center` [D].
+    `codes` [K, D] as given; `panels` [K padded / PANEL, D, PANEL], centred for l2 and of unit length for cosine;
+    `offsets` [K padded], added to a score: minus half the squared length for l2, -inf for padding and codes that are not
+    finite; `longest` [K padded / BLOCK], the largest length in a block; `center` [D].
     """
 
     codes: Tensor
@@ -37,8 +37,6 @@ _kept: dict[int, tuple[weakref.ref, int, dict[str, Packed]]] = {}
 
 
 def declines(x: Tensor, codebook: Tensor, metric: str = "l2") -> str | None:
-    if not hasattr(native._C, "nearest_code"):
-        return "not built"
     return native.declines_cpu(x, codebook)
 
 
@@ -64,8 +62,7 @@ def _forget(key: int, ref: weakref.ref) -> None:
 
 def _packed(codebook: Tensor, metric: str) -> Packed:
     count, size = codebook.shape
-    # a copy, as the packed form may outlive this state of the tensor
-    codes = codebook.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    codes = codebook.detach().to(torch.float32).contiguous()
     blocks = -(-count // BLOCK)
     packed = Packed(
         codes,

@@ -1,0 +1,39 @@
+// The nearest row of a codebook. The contract is in illume_fast/ops/nearest_code.py.
+#pragma once
+
+#include <cstdint>
+
+#include "illume_fast/dtype.h"
+#include "illume_fast/isa.h"
+
+namespace illume_fast {
+
+enum class Metric : int { l2 = 0, cosine = 1, dot = 2 };
+
+constexpr int64_t kPanelCodes = 32;   // codes stored side by side
+constexpr int64_t kBlockCodes = 128;  // codes of whose scores only the best is kept
+
+// A codebook as the kernel reads it, every instruction set alike. `count` codes of `size` numbers fill
+// blocks = ceil(count / kBlockCodes) blocks, the last one padded.
+struct PackedCodes {
+  const float* codes;  // [count, size], as given
+  int64_t count, size;
+  const float* panels;   // [blocks * kBlockCodes / kPanelCodes, size, kPanelCodes]: l2 less center, cosine of length 1
+  const float* offsets;  // [blocks * kBlockCodes]: l2 minus half the squared length, else 0; -inf: never to be chosen
+  const float* longest;  // [blocks]: no less than any length in it; inf where float32 does not hold the scores
+  const float* center;   // [size]
+};
+
+// Fills the arrays of PackedCodes.
+ILLUME_FAST_PER_ISA(void, nearest_code_pack,
+                    (Metric metric, const float* codes, int64_t count, int64_t size, float* panels, float* offsets,
+                     float* longest, float* center),
+                    (metric, codes, count, size, panels, offsets, longest, center))
+
+// outer x inner vectors, whose elements lie `stride` apart. Writes an id, or -1, for each. False: no memory.
+ILLUME_FAST_PER_ISA(bool, nearest_code,
+                    (Metric metric, DType dtype, const void* x, int64_t outer, int64_t outer_stride, int64_t inner,
+                     int64_t inner_stride, int64_t stride, const PackedCodes& codebook, int64_t* ids),
+                    (metric, dtype, x, outer, outer_stride, inner, inner_stride, stride, codebook, ids))
+
+}  // namespace illume_fast
