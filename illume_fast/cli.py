@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("illume-fast: interrupted; what was done is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # the reader of our output (`| head`) has seen enough
-        sys.stderr.close()
+        # the reader of our output (`| head`) has seen enough; what is still buffered must go somewhere at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         line = explain(error)

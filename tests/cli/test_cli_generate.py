@@ -138,6 +138,7 @@ def test_edit_of_one_picture(cli, tiny_model, tmp_path, picture):
         "source_change_the_colour_to_green_0.png",
         "source_change_the_colour_to_green_1.png",
     }
+    assert Image.open(out / "images/source_change_the_colour_to_green_0.png").size == Image.open(picture).size
     # the source stands beside its two edits
     assert Image.open(out / "contact_sheet.png").width > 3 * 128
 

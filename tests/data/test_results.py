@@ -1,6 +1,7 @@
 """The ledger: what a killed run left behind is finished, and nothing is made twice."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -142,3 +143,44 @@ def test_a_failed_write_leaves_no_half_picture_and_no_half_line(tmp_path, monkey
             ledger.add(record(index=1), RED)
     assert [p.name for p in (tmp_path / "images").iterdir()] == ["0000_0.png"]
     assert lines(tmp_path) == [record()]
+
+
+DIE = "lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)"
+MOMENTS = {
+    # where the process dies, and whether the second picture is whole by then
+    "in-the-picture": ("Image.Image.save = lambda self, path, **rest: (path.write_bytes(b'half'), die())", False),
+    "before-the-rename": ("os.replace = die", False),
+    "before-the-line": ("Ledger._append = die", True),
+    "in-the-line": (
+        "add = Ledger._append\n"
+        'def _append(self, record): os.write(self._file.fileno(), b\'{"id": "0000", "ind\'); die()\n'
+        "Ledger._append = _append",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_every_moment_of_a_picture(tmp_path, moment):
+    change, whole = MOMENTS[moment]
+    code = f"""
+import os, signal
+from pathlib import Path
+from PIL import Image
+from illume_fast.data.results import Ledger
+die = {DIE}
+picture = Image.new("RGB", (8, 8), "red")
+ledger = Ledger(Path({str(tmp_path)!r}))
+ledger.add({record()!r}, picture)
+{change}
+ledger.add({record(index=1)!r}, picture)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with Ledger(tmp_path) as ledger:
+        assert ledger.has(record())
+        assert ledger.has(record(index=1)) == whole
+        if not whole:
+            ledger.add(record(index=1), RED)
+    assert lines(tmp_path) == [record(), record(index=1)]
+    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["0000_0.png", "0000_1.png"]
