@@ -59,11 +59,10 @@ class Decoder(nn.Module):
         """inputs_embeds [..., T, H] and integer positions [..., T] -> hidden states [..., T, H] after the last norm."""
         cos, sin = rotary_table(positions, self.config.head_size, self.config.rope_theta)
         x = dropout(inputs_embeds, self.config.dropout, self.training)
-        residual: Tensor | None = None
-        for layer in self.layers:
+        first, *others = self.layers
+        x, residual = first(x, None, cos, sin, attend)
+        for layer in others:
             x, residual = layer(x, residual, cos, sin, attend)
-        if residual is None:
-            raise RuntimeError("a decoder has at least one layer")
         return self.norm.after_sum(x, residual)[0]
 
 
