@@ -52,9 +52,24 @@ class CMakeBuild(build_ext):
 
     def build_native(self, folder: Path) -> str:
         """Build the extension into `folder`; returns the report's line on CUDA."""
-        cmake, ninja = find_tool("cmake"), find_tool("ninja")
         nvcc = shutil.which("nvcc")
         cuda = switch("ILLUME_FAST_CUDA", nvcc is not None)
+        if not cuda:
+            self.build_with_cmake(folder, cuda=False)
+            return "switched off by ILLUME_FAST_CUDA=0" if nvcc else "nvcc was not found when this was built"
+        try:
+            self.build_with_cmake(folder, cuda=True)
+            return "built"
+        except BuildError as error:
+            if os.environ.get("ILLUME_FAST_CUDA") or switch("ILLUME_FAST_REQUIRE_NATIVE", False):
+                raise
+            # an nvcc that does not work must not cost the CPU kernels
+            print(f"illume_fast: WARNING: building without CUDA: {error}", file=sys.stderr)
+            self.build_with_cmake(folder, cuda=False)
+            return str(error)
+
+    def build_with_cmake(self, folder: Path, *, cuda: bool) -> None:
+        cmake, ninja = find_tool("cmake"), find_tool("ninja")
         build = ROOT / "build" / "native" if self.inplace else Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
         import pybind11
@@ -72,11 +87,8 @@ class CMakeBuild(build_ext):
             architectures = os.environ.get("ILLUME_FAST_CUDA_ARCHITECTURES") or "80;90a"
             configure.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures}")
         run(configure, "cmake could not configure")
-        jobs = os.environ.get("ILLUME_FAST_JOBS") or str(len(os.sched_getaffinity(0)))
+        jobs = os.environ.get("ILLUME_FAST_JOBS") or str(os.cpu_count() or 1)
         run([cmake, "--build", str(build), "--target", "_C", "--parallel", jobs], "the compiler failed")
-        if cuda:
-            return "built"
-        return "switched off by ILLUME_FAST_CUDA=0" if nvcc else "nvcc was not found when this was built"
 
 
 def find_tool(name: str) -> str:

@@ -86,6 +86,15 @@ def light(checkout: Path) -> Path:
     return checkout
 
 
+@pytest.fixture
+def asset(checkout: Path) -> str:
+    """The path of a file laid among the demo model's, as the package must carry it."""
+    name = "illume_fast/assets/demo/deep/inside/weights.safetensors"
+    (checkout / name).parent.mkdir(parents=True)
+    (checkout / name).write_bytes(b"weights")
+    return name
+
+
 def needs_compiler() -> None:
     if shutil.which("c++") is None and "CXX" not in os.environ:
         pytest.skip("there is no C++ compiler here")
@@ -103,16 +112,16 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
     return site
 
 
-def test_wheel(light: Path, tmp_path: Path):
+def test_wheel(light: Path, asset: str, tmp_path: Path):
     needs_compiler()
     wheel = built_wheel(light, tmp_path, ILLUME_FAST_REQUIRE_NATIVE="1")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"illume_fast"}
     assert any(name.startswith("illume_fast/kernels/_C.") for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    for asset in (light / "illume_fast" / "assets").rglob("*"):
-        if asset.is_file():
-            assert asset.relative_to(light).as_posix() in names
+    assert asset in names
+    for file in (light / "illume_fast" / "assets").rglob("*"):
+        assert file.is_dir() or file.relative_to(light).as_posix() in names
 
     site = installed(wheel, tmp_path)
     answer = probe(site, tmp_path)
@@ -133,18 +142,34 @@ def test_no_compiler_is_fatal_when_kernels_are_required(light: Path, tmp_path: P
         built_wheel(light, tmp_path, CC="false", CXX="false", ILLUME_FAST_REQUIRE_NATIVE="1")
 
 
+@pytest.mark.slow
+def test_a_broken_nvcc_costs_only_cuda(light: Path, tmp_path: Path):
+    needs_compiler()
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "nvcc").write_text("#!/bin/sh\necho broken >&2\nexit 1\n", encoding="utf-8")
+    (tools / "nvcc").chmod(0o755)
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    broken = {"PATH": path, "CUDACXX": str(tools / "nvcc"), "ILLUME_FAST_CUDA": ""}
+    wheel = built_wheel(light, tmp_path, **broken, ILLUME_FAST_REQUIRE_NATIVE="0")
+    answer = probe(installed(wheel, tmp_path), tmp_path)
+    assert answer["missing"] is None
+    assert "cuda            missing: cmake could not configure when this was built" in answer["report"]
+
+
 def test_misspelt_switch_is_named(light: Path, tmp_path: Path):
     with pytest.raises(AssertionError, match="ILLUME_FAST_CUDA='yes': must be 0 or 1"):
         built_wheel(light, tmp_path, ILLUME_FAST_CUDA="yes")
 
 
 @pytest.mark.slow
-def test_sdist_builds_the_whole_wheel(checkout: Path, tmp_path: Path):
+def test_sdist_builds_the_whole_wheel(checkout: Path, asset: str, tmp_path: Path):
     needs_compiler()
     run(sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path / "sdist", cwd=checkout)
     (sdist,) = (tmp_path / "sdist").glob("*.tar.gz")
-    answer = probe(installed(built_wheel(sdist, tmp_path, ILLUME_FAST_REQUIRE_NATIVE="1"), tmp_path), tmp_path)
-    assert answer["missing"] is None
+    wheel = built_wheel(sdist, tmp_path, ILLUME_FAST_REQUIRE_NATIVE="1")
+    assert asset in zipfile.ZipFile(wheel).namelist()
+    assert probe(installed(wheel, tmp_path), tmp_path)["missing"] is None
 
 
 @pytest.mark.slow

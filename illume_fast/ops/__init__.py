@@ -1,50 +1,32 @@
-"""The ops: plain functions, each with a reference and its backends. Loaded when first used.
+"""The ops: plain functions, each with a reference and its backends; `use_backend` forces one of them.
 
-`use_backend` forces a backend for a block of code.
+`ops.swiglu` is the op, and `illume_fast.ops.swiglu` the file it is declared in: they are all imported here, so that the
+name stands for the op whatever is imported afterwards.
 """
 
-import sys
-from importlib import import_module
-from types import ModuleType
-from typing import Any
+from illume_fast.ops.cfg_head_sample import cfg_head_sample
+from illume_fast.ops.cfg_sample import cfg_sample
+from illume_fast.ops.code_statistics import code_statistics
+from illume_fast.ops.dispatch import use_backend
+from illume_fast.ops.nearest_code import PackedCodebook, nearest_code
+from illume_fast.ops.paged_append import paged_append
+from illume_fast.ops.paged_attention import paged_attention, paged_prefill_attention
+from illume_fast.ops.rms_norm import add_rms_norm, rms_norm
+from illume_fast.ops.rope import rope
+from illume_fast.ops.swiglu import swiglu
 
-_HOME = {
-    "PackedCodebook": "nearest_code",
-    "add_rms_norm": "rms_norm",
-    "cfg_head_sample": "cfg_head_sample",
-    "cfg_sample": "cfg_sample",
-    "code_statistics": "code_statistics",
-    "nearest_code": "nearest_code",
-    "paged_append": "paged_append",
-    "paged_attention": "paged_attention",
-    "paged_prefill_attention": "paged_attention",
-    "rms_norm": "rms_norm",
-    "rope": "rope",
-    "swiglu": "swiglu",
-    "use_backend": "dispatch",
-}
-
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"illume_fast.ops has no {name!r}; it has {', '.join(__all__)}")
-    value = getattr(import_module(f"illume_fast.ops.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
-
-
-class _Ops(ModuleType):
-    """Keeps `ops.swiglu` the op: importing the file of that name would otherwise put the module in its place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Ops
+__all__ = [
+    "PackedCodebook",
+    "add_rms_norm",
+    "cfg_head_sample",
+    "cfg_sample",
+    "code_statistics",
+    "nearest_code",
+    "paged_append",
+    "paged_attention",
+    "paged_prefill_attention",
+    "rms_norm",
+    "rope",
+    "swiglu",
+    "use_backend",
+]

@@ -1,4 +1,6 @@
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 import threading
@@ -7,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from illume_fast import ops
 from illume_fast.ops import swiglu, use_backend
 from illume_fast.ops.dispatch import Backend, declare
 
@@ -221,3 +224,10 @@ def test_exports():
 def test_an_op_describes_itself():
     assert repr(scale) == "<op test_scale: fast, reference>"
     assert swiglu.__doc__.startswith("silu(gate) * up.")
+
+
+def test_names_stand_for_ops_whatever_is_imported():
+    for module in pkgutil.iter_modules(ops.__path__):
+        importlib.import_module(f"illume_fast.ops.{module.name}")
+    for name in ops.__all__:
+        assert callable(getattr(ops, name)), name
