@@ -122,6 +122,8 @@ class IllumePipeline:
             RequestError: the model broke on a prompt; what else was asked is not returned either.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise InputError("there is no prompt; give one, or a list of them")
         images = _one_each("image", image, len(prompts), Image.Image)
         if seed is not None and generator is not None:
             raise InputError("give a seed or a generator, not both")

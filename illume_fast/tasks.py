@@ -96,6 +96,8 @@ class Tasks:
 
     def requests(self, task: Draw | Ask) -> list[Request]:
         """One request a sample. InputError, in one line, for what this model cannot do."""
+        if not 0 <= task.seed < 2**63:
+            raise InputError(f"seed must lie in [0, 2**63), got {task.seed}")
         if isinstance(task, Ask):
             return [self._ask(task)]
         return self._edit(task) if task.image is not None else self._draw(task)

@@ -230,6 +230,8 @@ def test_only_bad_tasks(pipe):
     ("settings", "reason"),
     [
         ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": []}, "there is no prompt"),
+        ({"seed": -1, "num_images_per_prompt": 2}, r"seed must lie in \[0, 2\*\*63\), got -1"),
         ({"height": 32}, "give both height and width"),
         ({"height": 512, "width": 512}, "size 512x512 is not supported; allowed are 32x32, 32x64"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt must be at least 1"),
