@@ -8,8 +8,8 @@ The rule, for one row and in this order (`cfg_sample_reference` is the same in t
    overflows to +inf, makes the row bad.
 2. Temperature 0 answers the largest z, the lowest id of equals; nothing below applies.
 3. Top-k: a token stays while fewer than k tokens have a larger z, so equals of the k-th stay. 0 is off.
-4. Weights: w = exp((z - max z) / temperature) in float32, then rounded to a multiple of 2**-40. Sums of those are exact,
-   so no order of summation, number of threads or kind of machine changes them.
+4. Weights: w = exp((z - max z) / temperature) in float32, then rounded to a multiple of 2**-40. Sums of those are
+   exact, so no order of summation, number of threads or kind of machine changes them.
 5. Top-p: a token stays while the mass of the tokens with a larger z is at most top_p of the mass left by top-k. Equals
    stay or go together, and the best always stays. 1 is off.
 6. Min-p: a token stays while w >= min_p, that is while its probability is at least min_p of the largest. 0 is off.
@@ -86,7 +86,8 @@ def cfg_sample_reference(
 
     # mass of the tokens with a strictly larger z: that before the first of its equals, in descending order
     by_size = mass.gather(1, order)
-    first = torch.searchsorted(-ordered, -ordered)
+    ascending = (-ordered).contiguous()
+    first = torch.searchsorted(ascending, ascending)
     before = torch.empty_like(mass).scatter_(1, order, (by_size.cumsum(1) - by_size).gather(1, first))
     limit = (p.double() * mass.sum(1).double()).floor().long()[:, None]
     stays = ((before <= limit) | (p >= 1)[:, None]) & (mass.double() >= m.double()[:, None] * WEIGHT_SCALE)

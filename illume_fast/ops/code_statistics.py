@@ -15,8 +15,8 @@ def code_statistics_reference(x: Tensor, ids: Tensor, K: int) -> tuple[Tensor, T
     """(counts float32 [K], sums float32 [K, D]) of the rows of `x` by their ids.
 
     `x` [N, D] is float32, bfloat16 or float16; `ids` int64 [N] in [-1, K), where -1 (a bad row, as `nearest_code`
-    answers) leaves the row out and any other id out of range raises RuntimeError. Rows are added in float64 in the order
-    they come in and rounded once, so the result is the same for every number of threads. Differentiable in `x`.
+    answers) leaves the row out and any other id out of range raises RuntimeError. Rows are added in float64 in the
+    order they come in and rounded once, so the result is the same for every number of threads. Differentiable in `x`.
     """
     if ids.numel() > 0:
         low, high = (int(i) for i in torch.aminmax(ids))

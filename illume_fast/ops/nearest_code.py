@@ -90,9 +90,9 @@ def nearest_code(x: Tensor, codebook: Tensor | PackedCodebook, metric: str = "l2
     """The id of the row of `codebook` nearest to each vector of `x`; ties go to the lowest id.
 
     `x` [..., D] and `codebook` [K, D] are float32, bfloat16 or float16, each its own, any strides; channel-first
-    views (`x.movedim(1, -1)`) are read in place. `metric`: "l2" is the least Euclidean distance, "dot" the largest inner
-    product, "cosine" the largest cosine, which is 0 for a zero vector or code. The answer is that of float64 arithmetic
-    on every backend; N x K scores are never held. Codes with NaN or infinity are never chosen.
+    views (`x.movedim(1, -1)`) are read in place. `metric`: "l2" is the least Euclidean distance, "dot" the largest
+    inner product, "cosine" the largest cosine, which is 0 for a zero vector or code. The answer is that of
+    float64 arithmetic on every backend; N x K scores are never held. Codes with NaN or infinity are never chosen.
 
     On the CPU a codebook's packed form is kept as long as the tensor lives and until it is written to in place (writes
     past autograd, through `.data` or NumPy, are not seen); a `PackedCodebook` keeps its own.

@@ -21,8 +21,8 @@ class Packed:
     """A codebook as the kernel reads it, K padded to a multiple of BLOCK; all float32.
 
     `codes` [K, D] as given; `panels` [K padded / PANEL, D, PANEL], centred for l2 and of unit length for cosine;
-    `offsets` [K padded], added to a score: minus half the squared length for l2, -inf for padding and codes that are not
-    finite; `longest` [K padded / BLOCK], the largest length in a block; `center` [D].
+    `offsets` [K padded], added to a score: minus half the squared length for l2, -inf for padding and codes that are
+    not finite; `longest` [K padded / BLOCK], the largest length in a block; `center` [D].
     """
 
     codes: Tensor
