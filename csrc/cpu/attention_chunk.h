@@ -41,9 +41,9 @@ struct Partial {
 #define ILLUME_FAST_ODD 1, 3, 5, 7
 #endif
 
-// Rows ahead of their use at which keys and values are asked from memory: a page's heads lie too far apart for the
-// hardware to see the pattern.
-constexpr int64_t kAhead = 16;
+// Rows ahead of their use at which keys and values are asked from memory: a head's rows lie too far apart for the
+// hardware to see the pattern, and more of them at once may not fit into a set of the cache.
+constexpr int64_t kAhead = 8;
 
 template <typename T>
 inline void prefetch(const T* p, int64_t count) {
@@ -63,15 +63,12 @@ inline vf sum_each(vf (&x)[kLanes]) {
 }
 
 // scores[g * kChunk + j] = queries[g] . keys[j], for Q queries `width` floats apart, zero from `size` on.
-template <int Q, typename T>
-void dot(const float* queries, int64_t width, const T* const* keys, int64_t count, int64_t size, float* scores) {
+template <int Q>
+void dot(const float* queries, int64_t width, const float* const* keys, int64_t count, int64_t size, float* scores) {
   constexpr int kKeys = kLanes / Q;
   for (int64_t j = 0; j < count; j += kKeys) {
-    const T* rows[kKeys];
-    for (int i = 0; i < kKeys; ++i) {
-      rows[i] = keys[j + i < count ? j + i : count - 1];
-      if (j + i + kAhead < count) prefetch(keys[j + i + kAhead], size);
-    }
+    const float* rows[kKeys];
+    for (int i = 0; i < kKeys; ++i) rows[i] = keys[j + i < count ? j + i : count - 1];
     vf products[kLanes] = {};
     for_each_vector(size, [&](int64_t d, int64_t n) {
       vf query[Q];
@@ -104,15 +101,14 @@ inline void weigh(float* scores, int64_t count, float& largest, float& weight) {
 }
 
 // sums[g] += weights[g * kChunk + j] * values[j] for j in [first, last), V vectors of each from element d on.
-template <int Q, int V, typename T>
-inline void mix_vectors(const float* weights, const T* const* values, int64_t first, int64_t last, int64_t d, int64_t n,
+template <int Q, int V>
+inline void mix_vectors(const float* weights, const float* const* values, int64_t first, int64_t last, int64_t d, int64_t n,
                         float* sums, int64_t width) {
   vf acc[Q][V];
   for (int g = 0; g < Q; ++g) {
     for (int i = 0; i < V; ++i) acc[g][i] = load(sums + g * width + d + i * kLanes);
   }
   for (int64_t j = first; j < last; ++j) {
-    if (j + kAhead < last) prefetch(values[j + kAhead] + d, V * kLanes);
     for (int i = 0; i < V; ++i) {
       const vf value = load_some(values[j] + d + i * kLanes, n);
       for (int g = 0; g < Q; ++g) acc[g][i] = fma(broadcast(weights[g * kChunk + j]), value, acc[g][i]);
@@ -123,8 +119,8 @@ inline void mix_vectors(const float* weights, const T* const* values, int64_t fi
   }
 }
 
-template <int Q, typename T>
-void mix(const float* weights, const T* const* values, int64_t first, int64_t last, int64_t size, float* sums,
+template <int Q>
+void mix(const float* weights, const float* const* values, int64_t first, int64_t last, int64_t size, float* sums,
          int64_t width) {
   // as many vectors at once as registers hold
   constexpr int kVectors = Q < 4 || kLanes == 16 ? 4 : 2;

@@ -12,8 +12,10 @@ namespace {
 
 // queries that read each key together, if their tokens are neighbours in one row
 constexpr int64_t kQueries = 16;
-// keys of less than f32 that are widened at once, for several queries to read
+// keys or values that are gathered at once, as floats
 constexpr int64_t kTile = 32;
+// Rows so many bytes apart, or a multiple, share a few sets of a cache: several of them at once push each other out.
+constexpr int64_t kFarApart = 2048;
 // multiply-adds that a thread should have to be worth waking
 constexpr int64_t kGrain = 1 << 18;
 // items a thread should have so that unequal ones even out; with fewer, items are split into chunks
@@ -114,30 +116,18 @@ class Attention {
     const int64_t count = least(kChunk, block.longest - start), queries = block.count * group_;
     const T *keys[kChunk], *values[kChunk];
     find(block.row, head, start, count, keys, values);
-    const bool widen = !std::is_same_v<T, float> && queries > 1;
-    if (!widen) {
-      dot_all(s, keys, 0, count, queries);
-    } else {
-      for_each_widened(keys, count, s.tile, [&](const float* const* tile, int64_t first, int64_t last) {
-        dot_all(s, tile, first, last, queries);
-      });
-    }
+    for_each_tile_of(keys, count, s.tile, [&](const float* const* rows, int64_t first, int64_t last) {
+      dot_all(s, rows, first, last, queries);
+    });
     for (int64_t i = 0; i < queries; ++i) {
       if (const int64_t seen = seen_by(block, i, start, count); seen > 0) {
         weigh(s.scores + i * kChunk, seen, to.largest[i], to.weight[i]);
       }
     }
     std::memset(to.values, 0, static_cast<size_t>(queries * width_) * sizeof(float));
-    const auto mix_range = [&](const auto* rows, int64_t first, int64_t last) {
+    for_each_tile_of(values, count, s.tile, [&](const float* const* rows, int64_t first, int64_t last) {
       mix_all(block, start, count, s, rows, first, last, to);
-    };
-    if (!widen) {
-      mix_range(values, 0, count);
-    } else {
-      for_each_widened(values, count, s.tile, [&](const float* const* tile, int64_t first, int64_t last) {
-        mix_range(tile, first, last);
-      });
-    }
+    });
   }
 
   void merge_chunk(const Block& block, int64_t start, Partial& total, const Partial& part) const {
@@ -189,9 +179,12 @@ class Attention {
     }
   }
 
-  // Calls f(rows, first, last) with rows[0 .. last - first) the elements first to last of `from`, widened to float.
+  // Calls f(rows, first, last) with rows[0 .. last - first) the elements first to last of `from`, as floats.
   template <typename F>
-  void for_each_widened(const T* const* from, int64_t count, float* tile, F&& f) const {
+  void for_each_tile_of(const T* const* from, int64_t count, float* tile, F&& f) const {
+    if constexpr (std::is_same_v<T, float>) {
+      if (stride_ * static_cast<int64_t>(sizeof(T)) < kFarApart) return f(from, 0, count);
+    }
     const float* rows[kTile];
     for (int64_t i = 0; i < kTile; ++i) rows[i] = tile + i * width_;
     for (int64_t first = 0; first < count; first += kTile) {
@@ -206,16 +199,14 @@ class Attention {
   }
 
   // keys[0] is key number `first` of the chunk
-  template <typename U>
-  void dot_all(const Scratch& s, const U* const* keys, int64_t first, int64_t last, int64_t queries) const {
+  void dot_all(const Scratch& s, const float* const* keys, int64_t first, int64_t last, int64_t queries) const {
     for_each_tile(queries, [&](int64_t i, auto tile) {
       dot<tile>(s.queries + i * width_, width_, keys, last - first, p_.cache.size,
                 s.scores + i * kChunk + first);
     });
   }
 
-  template <typename U>
-  void mix_all(const Block& block, int64_t start, int64_t count, const Scratch& s, const U* const* values,
+  void mix_all(const Block& block, int64_t start, int64_t count, const Scratch& s, const float* const* values,
                int64_t first, int64_t last, const Partial& to) const {
     for_each_tile(block.count * group_, [&](int64_t i, auto tile) {
       int64_t common = last;
