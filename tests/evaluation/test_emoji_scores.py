@@ -93,6 +93,15 @@ def test_a_perfect_editor_scores_one_and_copying_scores_zero():
     assert found.controls["copy_source"].mean == 0.0
 
 
+def test_a_source_of_another_family_competes_too():
+    across = [EmojiEdit(source=0, target=3, instruction="", kind="", split="val")]
+    pictures = PICTURES.copy()
+    # next to the target, and nearer to it than its family is
+    pictures[0] = np.where(pictures[3] < 255, pictures[3] + 1, 254)
+    found = evaluate_editing(lambda sources, instructions, seeds: sources, ROWS, pictures, across)
+    assert found.score.mean == 0.0
+
+
 def test_an_edit_between_equal_pictures_asks_for_nothing():
     pictures = PICTURES.copy()
     pictures[1] = pictures[0]
