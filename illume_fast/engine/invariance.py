@@ -4,6 +4,9 @@ A GEMM library picks its kernel by the number of rows, and kernels add up in dif
 with the batch, and now and then a sampled token. With one to three rows MKL, for example, uses other kernels than
 with four, and from eight on rows of whole groups of four agree bit for bit. The engine therefore fills every batch up
 to a multiple of a few rows, and this file measures which multiple is enough for the model's own matrices.
+
+The kernels of attention, norms and drawing compute a row by itself. Attention's reference, which runs where there is no
+compiled extension, does not: there a row is the same up to rounding only.
 """
 
 from collections.abc import Callable, Iterable
