@@ -51,7 +51,7 @@ def _folder(variable: str, default: str, name: str) -> Path:
     return base / name
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def golden() -> Callable[[str], Path]:
     """golden("dualvitok_tiny") is the folder of that recorded case; skips where it is absent."""
     return lambda name: _folder("ILLUME_FAST_GOLDEN", "../shared/golden", name)
