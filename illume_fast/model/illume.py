@@ -58,7 +58,7 @@ class IllumeModel(CausalLM):
 
     def image_embeds(self, images: Sequence[Tensor] | Tensor) -> list[Tensor]:
         """Pictures [1, 3, H, W] in [-1, 1] (or one stacked [B, 3, H, W]) -> embeddings [n, H] of each, structure
-        tokens included. Pictures of one size go through the tower together."""
+        tokens included. Pictures of one size go through the tower together, in the model's dtype."""
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
         pictures = list(images.split(1)) if isinstance(images, Tensor) else list(images)
         for i, picture in enumerate(pictures):
@@ -69,7 +69,7 @@ class IllumeModel(CausalLM):
         found: list[Tensor | None] = [None] * len(pictures)
         for size, places in by_size.items():
             grids = self.model.vision_tower.grids(*size)
-            features = self.model.vision_tower(torch.cat([pictures[i] for i in places]))
+            features = self.model.vision_tower(torch.cat([pictures[i] for i in places]).to(structure))
             semantic, pixel = self.model.mm_projector(*features)
             blocks = fill_block(structure, semantic, pixel, grids)
             for i, block in zip(places, blocks, strict=True):

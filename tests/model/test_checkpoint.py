@@ -101,6 +101,7 @@ def test_rounding_spares_the_codebooks(tmp_path):
     _, model, vision = save_tiny(tmp_path, dtype=torch.bfloat16)
     loaded = load_checkpoint(tmp_path, dtype=torch.bfloat16)
     assert torch.equal(loaded.model.head_weight, model.head_weight.to(torch.bfloat16))
+    assert loaded.model.image_embeds(torch.zeros(2, 3, 64, 64))[1].dtype == torch.bfloat16
     assert torch.equal(loaded.vision_tokenizer.pixel_quantizer.codebook, vision.pixel_quantizer.codebook)
 
 
