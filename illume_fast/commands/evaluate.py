@@ -5,13 +5,16 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from illume_fast.commands.options import ModelOptions, SamplingOptions, check_guidance, check_range
 from illume_fast.commands.progress import Bar
 from illume_fast.data.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PICTURE_SIZE = 64
 Metric = Literal["psnr", "text_to_image", "editing", "naming"]
@@ -30,6 +33,8 @@ class Evaluate(SamplingOptions, ModelOptions):
     """Rows to use. Text-to-image looks for the named picture among 100, in val_combo among its family."""
     json: Annotated[Path | None, arg(metavar="FILE")] = None
     """Where to write all of it as JSON."""
+    pictures: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder for contact sheets of what was drawn, edited and named, chosen at random."""
     guidance: Annotated[tuple[float, ...], arg(metavar="G")] = ()
     """One or more scales to try; by default the model's own. The headline figures are those at the model's own scale
     if it is among them, else at the first: they are never picked by their result."""
@@ -66,6 +71,7 @@ def evaluate(options: Evaluate) -> None:
     from illume_fast.commands.subject import PainterSubject
     from illume_fast.data.emoji import load_emoji
     from illume_fast.evaluation.emoji_run import EmojiRun, EmojiSettings
+    from illume_fast.evaluation.sheets import sheets
 
     emoji = load_emoji(options.data, PICTURE_SIZE)
     with load_painter(options, options.batch_size) as painter:
@@ -87,8 +93,21 @@ def evaluate(options: Evaluate) -> None:
     # a file or a pipe has no width that the table would have to fit
     Console(width=None if sys.stdout.isatty() else 120).print(report.table())
     print(f"{bar.done} pictures in {bar.seconds:.1f} s ({bar.rate:.1f} pictures/s)")
+    if options.pictures is not None:
+        _write_sheets(options.pictures, sheets(report, emoji, run.edits))
     if options.json is not None:
         _write(options.json, json.dumps(report.to_json(), indent=1) + "\n")
+
+
+def _write_sheets(folder: Path, sheets: "dict[str, Image]") -> None:
+    from illume_fast.data.png import write_png
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for metric, sheet in sheets.items():
+            write_png(folder / f"{metric}.png", sheet, {})
+    except OSError as error:
+        raise InputError(f"--pictures {folder} cannot be written: {error.strerror or error}") from None
 
 
 def _write(path: Path, text: str) -> None:

@@ -30,11 +30,17 @@ Name = Callable[[np.ndarray], Sequence[str]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """A score, its controls by name, and what was drawn, [samples, N, 3, H, W] or None."""
+    """A score, its controls by name, and what it judged.
+
+    `kept` numbers the rows (for editing, the edits) that were judged; `outputs` uint8 [samples, N, 3, H, W] is what
+    was drawn for them, `answers` what was said of them.
+    """
 
     score: Score
     controls: dict[str, Score] = field(default_factory=dict)
+    kept: Sequence[int] = ()
     outputs: np.ndarray | None = None
+    answers: Sequence[str] = ()
     left_out: int = 0
 
 
@@ -61,7 +67,7 @@ def evaluate_psnr(
         return Evaluation(score=Score())
     outputs = reconstruct(pictures[list(picks)])
     values = [psnr(output, pictures[index]) for output, index in zip(outputs, picks, strict=True)]
-    return Evaluation(score=_score(values, rows, picks), outputs=outputs[None])
+    return Evaluation(score=_score(values, rows, picks), kept=picks, outputs=outputs[None])
 
 
 def evaluate_text_to_image(
@@ -107,7 +113,11 @@ def evaluate_text_to_image(
         values = [is_retrieved(reconstructions[where[i]], i, candidates[i], pictures) for i in kept]
         controls["reconstruction"] = _score(values, rows, kept)
     return Evaluation(
-        score=judged(range(len(kept))), controls=controls, outputs=outputs, left_out=len(picks) - len(kept)
+        score=judged(range(len(kept))),
+        controls=controls,
+        kept=kept,
+        outputs=outputs,
+        left_out=len(picks) - len(kept),
     )
 
 
@@ -126,9 +136,10 @@ def evaluate_editing(
     those of the targets. The control `copy_source` judges the sources themselves.
     """
     family = families(rows)
-    kept = [e for e in edits if (pictures[e.source] != pictures[e.target]).any()]
-    if not kept:
+    places = [i for i, e in enumerate(edits) if (pictures[e.source] != pictures[e.target]).any()]
+    if not places:
         return Evaluation(score=Score(), left_out=len(edits))
+    kept = [edits[i] for i in places]
     sources = pictures[[e.source for e in kept]]
     instructions = [e.instruction for e in kept]
     outputs = np.stack(
@@ -147,6 +158,7 @@ def evaluate_editing(
     return Evaluation(
         score=judged(outputs),
         controls={"copy_source": judged(sources[None])},
+        kept=places,
         outputs=outputs,
         left_out=len(edits) - len(kept),
     )
@@ -154,13 +166,13 @@ def evaluate_editing(
 
 def evaluate_naming(
     name: Name, rows: Sequence[EmojiRow], pictures: np.ndarray, picks: Sequence[int], *, seed: int = 0
-) -> tuple[Evaluation, list[str]]:
-    """Share of pictures whose answer is exactly their name, but for case and surrounding space; and the answers.
+) -> Evaluation:
+    """Share of pictures whose answer is exactly their name, but for case and surrounding space.
 
     The control `wrong_picture` judges each row by the answer to another.
     """
     if not picks:
-        return Evaluation(score=Score()), []
+        return Evaluation(score=Score())
     answers = list(name(pictures[list(picks)]))
 
     def judged(places: Sequence[int]) -> Score:
@@ -171,7 +183,7 @@ def evaluate_naming(
         return _score(values, rows, picks)
 
     controls = {"wrong_picture": judged(_derangement(len(picks), seed))} if len(picks) > 1 else {}
-    return Evaluation(score=judged(range(len(picks))), controls=controls), answers
+    return Evaluation(score=judged(range(len(picks))), controls=controls, kept=picks, answers=answers)
 
 
 def _score(values: Sequence[float | np.floating], rows: Sequence[EmojiRow], picks: Sequence[int]) -> Score:

@@ -103,7 +103,7 @@ class EmojiRun:
             if found["psnr"].outputs is not None:
                 reconstructions = found["psnr"].outputs[0]
         if "naming" in settings.metrics:
-            found["naming"], _ = evaluate_naming(subject.name, rows, pixels, self.picks, seed=settings.seed)
+            found["naming"] = evaluate_naming(subject.name, rows, pixels, self.picks, seed=settings.seed)
         sweep: dict[float, dict[str, Evaluation]] = {}
         for metric in DRAWN:
             if metric in settings.metrics:

@@ -70,6 +70,14 @@ def test_every_score_has_its_interval_group_control_and_settings(evaluate):
         assert words in shown.out
 
 
+def test_sheets_to_look_at(evaluate, tmp_path):
+    evaluate("--split", "val", "--pictures", tmp_path / "sheets")
+    found = {path.name: Image.open(path).size for path in (tmp_path / "sheets").iterdir()}
+    assert set(found) == {"text_to_image.png", "editing.png", "naming.png"}
+    # two edits of three pictures each, every picture 128 high
+    assert found["editing.png"][0] >= 3 * 128
+
+
 def test_the_same_call_gives_the_same_file(evaluate):
     assert evaluate("--split", "val", "--seed", "3")[0] == evaluate("--split", "val", "--seed", "3")[0]
 
