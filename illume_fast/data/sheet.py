@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-MARGIN = 12
+MARGIN = 20
 GAP = 4
-CAPTION_LINES = 2
+CAPTION_LINES = 3
 FONT_SIZE = 13
 
 
