@@ -4,6 +4,7 @@
 #include "bindings.h"
 #include "illume_fast/cuda.h"
 #include "illume_fast/isa.h"
+#include "illume_fast/peak.h"
 
 namespace illume_fast {
 
@@ -11,6 +12,7 @@ void register_runtime(py::module_& m) {
   m.def("active_isa", [] { return isa_name(active_isa()); });
   m.def("available_isas", &available_isas);
   m.def("set_isa", &set_isa, py::arg("name"));
+  m.def("multiply_adds", &multiply_adds, py::arg("rounds"));
   m.def("max_threads", [] { return omp_get_max_threads(); });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
   m.attr("cuda_architectures") = ILLUME_FAST_CUDA_ARCHITECTURES;

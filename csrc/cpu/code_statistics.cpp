@@ -35,8 +35,9 @@ template <typename T>
 void add_up(const T* x, int64_t stride, const int64_t* rows, int64_t count, int64_t size, float* sums) {
   for (int64_t first = 0; first < size; first += kColumns) {
     const int64_t columns = size - first < kColumns ? size - first : kColumns;
-    double total[kColumns] = {};
+    double total[kColumns];
     float row[kColumns];
+    for (int64_t d = 0; d < columns; ++d) total[d] = 0.0;
     for (int64_t i = 0; i < count; ++i) {
       const T* p = x + rows[i] * stride + first;
       int64_t d = 0;

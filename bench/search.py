@@ -1,0 +1,76 @@
+"""Codebook search and codebook statistics."""
+
+from typing import Any
+
+import cases
+import torch
+from timing import Case
+from torch import Tensor
+
+from illume_fast.ops import PackedCodebook, code_statistics, nearest_code
+
+
+def _nearest(vectors: int, codes: int, size: int, *, kept: bool) -> Case:
+    def make() -> tuple[Tensor, Tensor, PackedCodebook]:
+        x, book = cases.codebook(vectors, codes, size)
+        return x, book, PackedCodebook(book)
+
+    def ours(x: Tensor, book: Tensor, packed: PackedCodebook) -> Tensor:
+        # book[:] is a tensor of its own, whose packed form nothing has kept
+        return nearest_code(x, packed if kept else book[:])
+
+    def check(ids: Tensor, x: Tensor, book: Tensor, packed: Any) -> None:
+        near = (x - book[ids]).double().square().sum(1)
+        nearest = torch.cdist(x.double(), book.double()).amin(1).square()
+        worst = ((near - nearest) / nearest).max().item()
+        if worst > 1e-5:
+            raise RuntimeError(f"nearest_code: a code is {worst:.1e} farther than the nearest")
+
+    return Case(
+        op="nearest_code",
+        name=f"{vectors} x {codes} x {size}" + ("" if kept else ", new codebook"),
+        make=make,
+        ours=ours,
+        peers={
+            "torch.cdist + argmin": lambda x, book, _: torch.cdist(x, book).argmin(1),
+            "torch.addmm + argmin": lambda x, book, _: torch.addmm(book.square().sum(1), x, book.T, alpha=-2).argmin(1),
+        },
+        check=check,
+        bytes=4 * (vectors + codes) * size,
+        operations=2 * vectors * codes * size,
+    )
+
+
+def _statistics(vectors: int, codes: int, size: int) -> Case:
+    def make() -> tuple[Tensor, Tensor]:
+        x, _ = cases.codebook(vectors, 1, size)
+        return x, torch.randint(codes, (vectors,), generator=torch.Generator().manual_seed(0))
+
+    def check(result: tuple[Tensor, Tensor], x: Tensor, ids: Tensor) -> None:
+        torch.testing.assert_close(result[1], torch.zeros(codes, size).index_add_(0, ids, x))
+
+    return Case(
+        op="code_statistics",
+        name=f"{vectors} x {size} into {codes}",
+        make=make,
+        ours=lambda x, ids: code_statistics(x, ids, codes),
+        peers={
+            "torch index_add": lambda x, ids: (
+                torch.bincount(ids, minlength=codes),
+                torch.zeros(codes, size).index_add_(0, ids, x),
+            ),
+            "one-hot product": lambda x, ids: torch.nn.functional.one_hot(ids, codes).float().T @ x,
+        },
+        check=check,
+        bytes=4 * (vectors + codes) * size,
+    )
+
+
+CASES = [
+    _nearest(1024, 32768, 32, kept=True),
+    _nearest(1024, 32768, 32, kept=False),
+    _nearest(256, 32768, 32, kept=True),
+    _nearest(1024, 16384, 8, kept=True),
+    _nearest(1024, 16384, 256, kept=True),
+    _statistics(4096, 4096, 64),
+]
