@@ -54,8 +54,14 @@ class Evaluate(SamplingOptions, ModelOptions):
         check_range("--num-samples", self.num_samples, 1, 1000)
         # --seed also numbers the rows' own seeds
         check_range("--seed", self.seed, 0, 2**20)
-        if self.json is not None and not self.json.parent.is_dir():
-            raise InputError(f"--json {self.json}: folder {self.json.parent} does not exist")
+        # found out now rather than after an hour's evaluation
+        if self.json is not None:
+            if not self.json.parent.is_dir():
+                raise InputError(f"--json {self.json}: folder {self.json.parent} does not exist")
+            if self.json.is_dir() or not os.access(self.json.parent, os.W_OK):
+                raise InputError(f"--json {self.json} cannot be written; name a file in a folder that can")
+        if self.pictures is not None and self.pictures.exists() and not self.pictures.is_dir():
+            raise InputError(f"--pictures {self.pictures} is a file; name a folder")
 
 
 def evaluate(options: Evaluate) -> None:

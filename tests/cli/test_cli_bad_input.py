@@ -208,3 +208,5 @@ def test_evaluation_data(cli, tiny_model, tmp_path):
     refused(cli(*common, "--data", tmp_path), "emoji.csv", "missing columns group, subgroup, base, tone, split")
     refused(cli(*common, "--data", tmp_path, "--limit", 0), "--limit must be from 1")
     refused(cli(*common, "--data", tmp_path, "--json", tmp_path / "no/x.json"), "no/x.json", "does not exist")
+    refused(cli(*common, "--data", tmp_path, "--json", tmp_path), f"--json {tmp_path} cannot be written")
+    refused(cli(*common, "--data", tmp_path, "--pictures", tmp_path / "emoji.csv"), "emoji.csv is a file")
