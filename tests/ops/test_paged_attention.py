@@ -172,13 +172,13 @@ def test_prefill_matches_causal_attention(backend, shuffled, index):
         assert_matches(out[rows == row][order], expected, f"row {row}")
 
 
-@pytest.mark.parametrize(("query_heads", "key_heads", "size"), HEADS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("query_heads", "key_heads", "size"), HEADS[1:4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_same_bits_alone_in_any_batch_and_with_any_threads(isa, threads, dtype, query_heads, key_heads, size):
     case = make(query_heads, key_heads, size, (700, 3, 128, 0, 129, 257), dtype=dtype)
     with use_backend("cpu"):
         results = []
-        for count in (1, 2, 5, 16):
+        for count in (1, 2, 5):
             threads(count)
             results.append(case.decode())
             alone = [case.decode(slice(row, row + 1)) for row in range(len(case.q))]
@@ -188,8 +188,8 @@ def test_same_bits_alone_in_any_batch_and_with_any_threads(isa, threads, dtype, 
         assert torch.equal(result, results[0])
 
 
-@pytest.mark.parametrize(("query_heads", "key_heads", "size"), HEADS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("query_heads", "key_heads", "size"), HEADS[1:4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_prefill_has_the_bits_of_decoding(isa, threads, dtype, query_heads, key_heads, size):
     case = make(query_heads, key_heads, size, (260, 0, 7), dtype=dtype)
     for shuffled in (False, True):
