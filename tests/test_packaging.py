@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -69,20 +70,28 @@ def checkout(tmp_path: Path) -> Path:
     return target
 
 
+LIGHT_BINDINGS = """
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include "illume_fast/isa.h"
+namespace illume_fast { void register_swiglu(pybind11::module_& m); }
+PYBIND11_MODULE(_C, m) {
+  m.def("active_isa", [] { return illume_fast::isa_name(illume_fast::active_isa()); });
+  m.def("available_isas", &illume_fast::available_isas);
+  m.attr("cuda_architectures") = pybind11::none();
+  illume_fast::register_swiglu(m);
+}
+"""
+
+
 @pytest.fixture
 def light(checkout: Path) -> Path:
-    """The same with swiglu as its only kernel: enough to see how the extension is built and found."""
-    (checkout / "csrc" / "bindings.cpp").write_text(
-        "#include <pybind11/pybind11.h>\nnamespace illume_fast {\nvoid register_runtime(pybind11::module_& m);\n"
-        "void register_swiglu(pybind11::module_& m);\n}\nPYBIND11_MODULE(_C, m) {\n"
-        "  illume_fast::register_runtime(m);\n  illume_fast::register_swiglu(m);\n}\n",
-        encoding="utf-8",
-    )
-    keep = {"runtime.cpp", "swiglu.cpp", "isa.cpp"}
+    """The same with swiglu as its only kernel: enough to see how the extension is built, carried and found."""
     for folder in ("cpu", "bindings", "paging"):
         for source in (checkout / "csrc" / folder).glob("*.cpp"):
-            if source.name not in keep:
+            if source.name not in ("isa.cpp", "swiglu.cpp"):
                 source.unlink()
+    (checkout / "csrc" / "bindings.cpp").write_text(LIGHT_BINDINGS, encoding="utf-8")
     return checkout
 
 
@@ -163,10 +172,16 @@ def test_misspelt_switch_is_named(light: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_sdist_builds_the_whole_wheel(checkout: Path, asset: str, tmp_path: Path):
+def test_sdist_holds_all_sources_and_builds(light: Path, asset: str, tmp_path: Path):
     needs_compiler()
-    run(sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path / "sdist", cwd=checkout)
+    run(sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path / "sdist", cwd=light)
     (sdist,) = (tmp_path / "sdist").glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    for folder in ("csrc", "kernels", "examples"):
+        for file in (light / folder).rglob("*"):
+            assert file.relative_to(light).as_posix() in held
+    assert not [name for name in held if name.endswith((".so", ".pyc"))]
     wheel = built_wheel(sdist, tmp_path, ILLUME_FAST_REQUIRE_NATIVE="1")
     assert asset in zipfile.ZipFile(wheel).namelist()
     assert probe(installed(wheel, tmp_path), tmp_path)["missing"] is None
