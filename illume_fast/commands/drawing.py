@@ -1,5 +1,6 @@
 """What `generate` and `edit` share: the list of pictures wanted, and the run that makes what is missing."""
 
+import hashlib
 import re
 import sys
 from collections.abc import Sequence
@@ -45,9 +46,14 @@ def draw(prompts: Sequence[Prompt], options: DrawOptions) -> None:
 
 
 def slug(text: str) -> str:
-    """A file name that reminds of `text`: at most 60 of its letters and digits, words joined by underscores."""
-    words = re.sub(r"[^a-z0-9]+", "_", text.casefold())[:60].strip("_")
-    return words or "picture"
+    """A file name that reminds of `text`: its letters and digits, words joined by underscores.
+
+    At most 60 characters; where that or ASCII loses anything, a hash keeps different texts apart.
+    """
+    words = re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_")
+    if words and len(words) <= 60 and text.isascii():
+        return words
+    return f"{words[:50].strip('_') or 'picture'}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _write_sheet(jobs: "Sequence[Job]", ledger: "Ledger") -> None:

@@ -113,8 +113,8 @@ def _prompt(row: dict[str, Any], number: int, origin: str, folder: Path) -> Prom
     text = given.get("prompt")
     if not isinstance(text, str) or not text.strip():
         raise InputError(f'{origin}: needs a "prompt" that is a text, got {shorten(text)}')
-    if "\0" in text:
-        raise InputError(f"{origin}: the prompt has a NUL character in it")
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(f"{origin}: the prompt has a NUL character or half a surrogate pair in it")
     image = given.get("image")
     if image is not None and (not isinstance(image, str) or not image):
         raise InputError(f'{origin}: "image" must be the path of a picture, got {shorten(image)}')

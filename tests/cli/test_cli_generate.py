@@ -1,11 +1,13 @@
 """`generate` and `edit` with a small random model: what they write, and that a picture depends on its row alone."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from illume_fast.commands.drawing import slug
 from illume_fast.data.png import read_record
 
 
@@ -128,6 +130,13 @@ def test_rows_of_a_jsonl_have_their_own_settings(cli, tiny_model, tmp_path, pict
     assert found["edit", 0]["guidance"] == 1.5
     assert found["edit", 0]["image"].endswith("source.png")
     assert found["0002", 0]["guidance"] == 2.0
+
+
+def test_names_of_lone_prompts_remind_of_them_and_differ():
+    assert slug("Woman running: medium-dark skin tone") == "woman_running_medium_dark_skin_tone"
+    unlike = [slug(text) for text in ("roter Käse", "roter Köse", "苹果", "梨", "a " * 50 + "b", "a " * 50 + "c", "?")]
+    assert len(set(unlike)) == len(unlike)
+    assert all(re.fullmatch(r"[a-z0-9_]{1,60}", name) for name in unlike)
 
 
 def test_edit_of_one_picture(cli, tiny_model, tmp_path, picture):

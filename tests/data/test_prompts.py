@@ -86,6 +86,7 @@ GOOD = '{"prompt": "a"}\n'
         ("p.txt", " \n\n", "has no prompts"),
         ("p.txt", b"ok\n\xff\xfe", r"p\.txt line 2: not UTF-8"),
         ("p.txt", "a\0b", "line 1: the prompt has a NUL"),
+        ("p.jsonl", '{"prompt": "a \\ud800"}', "line 1: the prompt has a NUL character or half a surrogate"),
         ("p.doc", "red apple", r"unknown format '\.doc'; known: \.txt, \.jsonl"),
         ("p.jsonl", GOOD + "\n{oops", "line 3: not JSON"),
         ("p.jsonl", GOOD + "[1]", r"line 2: each line must be one JSON object, got \[1\]"),
