@@ -82,3 +82,12 @@ def test_the_number_of_training_stages():
     trained = [stage for stage in STAGES if stage not in ("publish",)]
     words = {3: "three", 4: "four", 5: "five"}
     assert f"{words[len(trained)]} stages, one command each" in README
+
+
+@needs_demo
+def test_the_scores_are_those_of_the_model_card():
+    card = (DEMO / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in card if re.match(r"\| (train|val|val_combo) \|", line)]
+    assert rows
+    for row in rows:
+        assert row in README.splitlines(), f"README.md lacks, or has changed: {row}"
