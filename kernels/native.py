@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch  # first, so that the extension finds torch's OpenMP runtime loaded and shares its threads
 from torch import Tensor
@@ -34,6 +35,8 @@ def _load() -> tuple[ModuleType | None, str | None]:
 
 
 # `_C` is None when the extension is missing; `missing` then says why, and is None otherwise
+_C: Any
+missing: str | None
 _C, missing = _load()
 
 
@@ -83,8 +86,10 @@ def isas() -> list[str]:
 def use_isa(name: str) -> Iterator[None]:
     """Run the CPU kernels inside the block with the instruction set `name`, process-wide.
 
-    Raises ValueError naming what this CPU has when it lacks `name`.
+    Raises ValueError naming what this CPU has when it lacks `name`, RuntimeError without the extension.
     """
+    if missing is not None:
+        raise RuntimeError(f"use_isa: {missing}")
     before = _C.active_isa()
     _C.set_isa(name)
     try:

@@ -37,7 +37,8 @@ def cfg_head_sample_reference(
         g = guidance if guidance_rows is None else guidance_rows[:, None]
         hidden = u + g * (c - u)
         if guidance_rows is not None:
-            hidden = torch.where(g == 1, c, torch.where(g == 0, u, hidden))
+            rows_g = guidance_rows[:, None]
+            hidden = torch.where(rows_g == 1, c, torch.where(rows_g == 0, u, hidden))
         elif guidance in (0, 1):
             hidden = c if guidance == 1 else u
     logits = F.linear(hidden.to(weight.dtype), weight[lo:hi])

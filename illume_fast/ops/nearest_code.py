@@ -102,7 +102,7 @@ def nearest_code(x: Tensor, codebook: Tensor | PackedCodebook, metric: str = "l2
     if isinstance(codebook, PackedCodebook):
         if metric not in ("l2", codebook.metric):
             raise ValueError(f"nearest_code: metric {metric!r}, but the codebook was packed for {codebook.metric!r}")
-        codebook, metric = codebook.codes, codebook.metric
+        metric, codebook = codebook.metric, codebook.codes
     if x.requires_grad or codebook.requires_grad:
         x, codebook = x.detach(), codebook.detach()
     return nearest_code_op(x, codebook, metric)
