@@ -38,7 +38,9 @@ inline vf rounded<float>(vf x) {
 
 template <>
 inline vf rounded<bf16>(vf x) {
-  return (vf)(__builtin_convertvector(to_bf16_bits(x), vu) << 16);
+  const vu u = (vu)x;
+  const vu nearest = (u + (0x7fffu + (u >> 16 & 1u))) & 0xffff0000u;
+  return x == x ? (vf)nearest : x;
 }
 
 }  // namespace illume_fast::ILLUME_FAST_ISA_NS

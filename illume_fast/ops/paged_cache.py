@@ -80,6 +80,7 @@ def check_indices(op: str, tokens: Tensor, **indices: Tensor) -> None:
 
 def check_devices(op: str, first: Tensor, *others: Tensor) -> None:
     """All tensors are on one device."""
+    device = first.device
     for other in others:
-        if other.device != first.device:
-            raise RuntimeError(f"{op}: tensors on {first.device} and {other.device}; they must be on one device")
+        if other.device != device:
+            raise RuntimeError(f"{op}: tensors on {device} and {other.device}; they must be on one device")
