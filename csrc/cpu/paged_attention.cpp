@@ -17,7 +17,7 @@ constexpr int64_t kTile = 32;
 // Rows so many bytes apart, or a multiple, share a few sets of a cache: several of them at once push each other out.
 constexpr int64_t kFarApart = 2048;
 // multiply-adds that a thread should have to be worth waking
-constexpr int64_t kGrain = 1 << 18;
+constexpr int64_t kGrain = 1 << 19;
 // items a thread should have so that unequal ones even out; with fewer, items are split into chunks
 constexpr int64_t kItems = 3;
 constexpr int64_t kCacheLine = 64;
