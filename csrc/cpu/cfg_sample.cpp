@@ -218,8 +218,8 @@ int64_t sample_row(const T* cond, const T* uncond, int64_t size, const SamplePar
 }
 
 template <typename T>
-bool sample(const T* cond, int64_t cond_stride, const T* uncond, int64_t uncond_stride, int64_t* ids, int64_t rows,
-            int64_t size, const SampleParameters& p) {
+bool sample(const T* cond, int64_t cond_stride, const T* uncond, int64_t uncond_stride, int64_t* ids, int64_t first,
+            int64_t rows, int64_t size, const SampleParameters& p) {
   bool enough = true;
   parallel_for(rows, kGrain / (size + 1) + 1, [&](int64_t begin, int64_t end) {
     Workspace s;
@@ -230,21 +230,57 @@ bool sample(const T* cond, int64_t cond_stride, const T* uncond, int64_t uncond_
     }
     for (int64_t row = begin; row < end; ++row) {
       const T* u = uncond == nullptr ? nullptr : uncond + row * uncond_stride;
-      ids[row] = sample_row(cond + row * cond_stride, u, size, p, row, s);
+      const int64_t id = sample_row(cond + row * cond_stride, u, size, p, row, s);
+      ids[row] = id < 0 ? -1 : first + id;
     }
   });
   return enough;
 }
 
+template <typename T, typename Out>
+void mix_rows(const T* cond, int64_t cond_stride, const T* uncond, int64_t uncond_stride, Out* out, int64_t rows,
+              int64_t size, const PerRow<float>& guidance) {
+  parallel_for(rows, kGrain / (size + 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float g = at(guidance, row);
+      const T* c = g == 0.0f ? uncond + row * uncond_stride : cond + row * cond_stride;
+      const T* u = g == 1.0f ? c : uncond + row * uncond_stride;
+      Out* y = out + row * size;
+      const bool one = g == 0.0f || g == 1.0f;  // mixed with itself, an infinity would become NaN
+      int64_t i = 0;
+      for (; i + kLanes <= size; i += kLanes) {
+        const vf x = load(c + i), z = load(u + i);
+        store(y + i, one ? x : fma(broadcast(g), x - z, z));
+      }
+      if (i < size) {
+        const vf x = load_n(c + i, size - i), z = load_n(u + i, size - i);
+        store_n(y + i, one ? x : fma(broadcast(g), x - z, z), size - i);
+      }
+    }
+  });
+}
+
 }  // namespace
 
+void cfg_mix(DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
+             DType out_dtype, void* out, int64_t rows, int64_t size, const PerRow<float>& guidance) {
+  with_dtype(dtype, [&](auto tag) {
+    using T = decltype(tag);
+    with_dtype(out_dtype, [&](auto out_tag) {
+      using Out = decltype(out_tag);
+      mix_rows(static_cast<const T*>(cond), cond_stride, static_cast<const T*>(uncond), uncond_stride,
+               static_cast<Out*>(out), rows, size, guidance);
+    });
+  });
+}
+
 bool cfg_sample(DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
-                int64_t* ids, int64_t rows, int64_t size, const SampleParameters& parameters) {
+                int64_t* ids, int64_t first, int64_t rows, int64_t size, const SampleParameters& parameters) {
   bool enough = false;
   with_dtype(dtype, [&](auto tag) {
     using T = decltype(tag);
-    enough = sample(static_cast<const T*>(cond), cond_stride, static_cast<const T*>(uncond), uncond_stride, ids, rows,
-                    size, parameters);
+    enough = sample(static_cast<const T*>(cond), cond_stride, static_cast<const T*>(uncond), uncond_stride, ids, first,
+                    rows, size, parameters);
   });
   return enough;
 }

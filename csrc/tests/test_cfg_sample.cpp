@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 
 #include "check.h"
 #include "illume_fast/cfg_sample.h"
@@ -47,7 +48,7 @@ void test_draws(int64_t size, const Settings& s) {
   fill(cond, 1, 6.0f);
   fill(uncond, 2, 6.0f);
   Buffer<int64_t> ids(rows);
-  CHECK(cfg_sample(DType::f32, cond.get(), stride, uncond.get(), size, ids.get(), rows, size, parameters(s, 5, 7)));
+  CHECK(cfg_sample(DType::f32, cond.get(), stride, uncond.get(), size, ids.get(), 0, rows, size, parameters(s, 5, 7)));
   for (int64_t row = 0; row < rows; ++row) {
     CHECK(ids[row] >= 0 && ids[row] < size);
     CHECK(may_draw(cond.get() + row * stride, uncond.get() + row * size, size, s, ids[row]));
@@ -60,8 +61,8 @@ void test_halves(DType dtype, uint16_t minus_inf, int64_t size) {
   for (int64_t i = 0; i < size; ++i) cond[i] = i == size - 1 ? 0 : minus_inf;
   Buffer<int64_t> ids(1);
   const Settings s{2.0f, 1.0f, 5, 0.9f, 0.1f};
-  CHECK(cfg_sample(dtype, cond.get(), size, cond.get(), size, ids.get(), 1, size, parameters(s, 1, 2)));
-  CHECK(ids[0] == size - 1);
+  CHECK(cfg_sample(dtype, cond.get(), size, cond.get(), size, ids.get(), 40, 1, size, parameters(s, 1, 2)));
+  CHECK(ids[0] == 40 + size - 1);
 }
 
 void test_bad_rows() {
@@ -72,12 +73,33 @@ void test_bad_rows() {
   cond[9] = inf;
   Buffer<int64_t> ids(3);
   const Settings s{1.0f, 1.0f, 0, 1.0f, 0.0f};
-  CHECK(cfg_sample(DType::f32, cond.get(), 4, nullptr, 0, ids.get(), 3, 4, parameters(s, 1, 2)));
+  CHECK(cfg_sample(DType::f32, cond.get(), 4, nullptr, 0, ids.get(), 9, 3, 4, parameters(s, 1, 2)));
   for (int64_t i = 0; i < 3; ++i) CHECK(ids[i] == -1);
-  CHECK(cfg_sample(DType::f32, nullptr, 0, nullptr, 0, ids.get(), 0, 4, parameters(s, 1, 2)));
+  CHECK(cfg_sample(DType::f32, nullptr, 0, nullptr, 0, ids.get(), 9, 0, 4, parameters(s, 1, 2)));
   ids[1] = 7;
-  CHECK(cfg_sample(DType::f32, nullptr, 0, nullptr, 0, ids.get(), 3, 0, parameters(s, 1, 2)));
+  CHECK(cfg_sample(DType::f32, nullptr, 0, nullptr, 0, ids.get(), 9, 3, 0, parameters(s, 1, 2)));
   CHECK(ids[1] == -1);
+}
+
+void test_mix(int64_t size) {
+  Buffer<float> cond(3 * size), uncond(3 * size), out(3 * size), guidance(3);
+  fill(cond, 1);
+  fill(uncond, 2);
+  guidance[0] = 1.0f;
+  guidance[1] = 0.0f;
+  guidance[2] = 2.5f;
+  cond[0] = INFINITY;
+  cfg_mix(DType::f32, cond.get(), size, uncond.get(), size, DType::f32, out.get(), 3, size, {0.0f, guidance.get()});
+  for (int64_t i = 0; i < size; ++i) {
+    CHECK(out[i] == cond[i]);
+    CHECK(out[size + i] == uncond[size + i]);
+    CHECK_NEAR(out[2 * size + i], uncond[2 * size + i] + 2.5 * (cond[2 * size + i] - uncond[2 * size + i]), 1e-6);
+  }
+  Buffer<uint16_t> half(size);
+  cfg_mix(DType::f32, uncond.get(), size, uncond.get(), size, DType::bf16, half.get(), 1, size, {1.0f, nullptr});
+  uint32_t bits;
+  std::memcpy(&bits, &uncond[0], sizeof bits);
+  CHECK(half[0] == (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 }  // namespace
@@ -96,6 +118,7 @@ int main() {
       test_halves(DType::f16, 0xfc00, size);
     }
     test_bad_rows();
+    for (int64_t size : {1, 16, 35}) test_mix(size);
   });
   return report();
 }

@@ -34,13 +34,11 @@ def cfg_head_sample_reference(
     hidden = hidden_cond
     if hidden_uncond is not None:
         c, u = hidden_cond.float(), hidden_uncond.float()
-        g = guidance if guidance_rows is None else guidance_rows[:, None]
-        hidden = u + g * (c - u)
-        if guidance_rows is not None:
-            rows_g = guidance_rows[:, None]
-            hidden = torch.where(rows_g == 1, c, torch.where(rows_g == 0, u, hidden))
-        elif guidance in (0, 1):
-            hidden = c if guidance == 1 else u
+        if guidance_rows is None:
+            hidden = c if guidance == 1 else u if guidance == 0 else u + guidance * (c - u)
+        else:
+            g = guidance_rows[:, None]
+            hidden = torch.where(g == 1, c, torch.where(g == 0, u, u + g * (c - u)))
     logits = F.linear(hidden.to(weight.dtype), weight[lo:hi])
     filters = (temperature, top_k, top_p, min_p, seed, step)
     filter_rows = (temperature_rows, top_k_rows, top_p_rows, min_p_rows, seed_rows, step_rows)

@@ -1,5 +1,6 @@
 """Guidance on hidden states, the legal rows of the head, and the draw, on the CPU; see `illume_fast.ops`."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,21 +22,28 @@ def run(
     *parameters: float | Tensor | None,
 ) -> Tensor:
     filters, guidance_rows, filter_rows = parameters[:6], parameters[6], parameters[7:]
-    hidden = hidden_cond
-    if hidden_uncond is not None:
-        hidden = mixed(hidden_cond.float(), hidden_uncond.float(), guidance, guidance_rows)
-    logits = F.linear(hidden.to(weight.dtype), weight[lo:hi])
-    ids = cfg_sample.run(logits, None, 1.0, *filters, None, *filter_rows)
-    return ids.add_(lo) if lo and bool((ids >= 0).all()) else ids.where(ids < 0, ids + lo)
+    if hidden_uncond is None:
+        hidden = hidden_cond.to(weight.dtype)
+    else:
+        hidden = _mixed(hidden_cond, hidden_uncond, weight.dtype, guidance, guidance_rows)
+    logits = F.linear(hidden, weight[lo:hi])
+    return cfg_sample.sample(logits, None, lo, (1.0, *filters), (None, *filter_rows))
 
 
-def mixed(cond: Tensor, uncond: Tensor, guidance: float, guidance_rows: object) -> Tensor:
-    """uncond + guidance * (cond - uncond), float32; exactly a branch where guidance is 0 or 1."""
-    if isinstance(guidance_rows, Tensor):
-        g = guidance_rows[:, None]
-        hidden = (cond - uncond).mul_(g).add_(uncond)
-        plain = (g == 0) | (g == 1)
-        return hidden if not plain.any() else hidden.where(~plain, cond.where(g == 1, uncond))
-    if guidance in (0, 1):
-        return cond if guidance == 1 else uncond
-    return (cond - uncond).mul_(guidance).add_(uncond)
+def _mixed(cond: Tensor, uncond: Tensor, dtype: torch.dtype, guidance: float, guidance_rows: object) -> Tensor:
+    out = torch.empty(cond.shape, dtype=dtype)
+    cond, uncond = (t if t.stride(1) == 1 else t.contiguous() for t in (cond, uncond))
+    values = guidance_rows.contiguous() if isinstance(guidance_rows, Tensor) else None
+    native._C.cfg_mix(
+        native.DTYPE_CODES[cond.dtype],
+        cond.data_ptr(),
+        cond.stride(0),
+        uncond.data_ptr(),
+        uncond.stride(0),
+        native.DTYPE_CODES[dtype],
+        out.data_ptr(),
+        *cond.shape,
+        guidance,
+        0 if values is None else values.data_ptr(),
+    )
+    return out

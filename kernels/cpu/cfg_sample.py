@@ -1,5 +1,7 @@
 """Guidance, filters and draw on the CPU; contracts are in `illume_fast.ops.cfg_sample`."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,14 +13,24 @@ def declines(cond: Tensor, *rest: object) -> str | None:
 
 
 def run(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | None) -> Tensor:
+    return sample(cond, uncond, 0, parameters[:7], parameters[7:])
+
+
+def sample(
+    cond: Tensor,
+    uncond: Tensor | None,
+    first: int,
+    numbers: Sequence[float | Tensor | None],
+    per_row: Sequence[float | Tensor | None],
+) -> Tensor:
+    """The draws, when the id of a row's first logit is `first`."""
     rows, size = cond.shape
     out = torch.empty(rows, dtype=torch.int64)
     if cond.stride(1) != 1 and size > 1:
         cond = cond.contiguous()
     if uncond is not None and uncond.stride(1) != 1 and size > 1:
         uncond = uncond.contiguous()
-    numbers = parameters[:7]
-    values = [None if v is None else v.contiguous() for v in parameters[7:]]
+    values = [v.contiguous() if isinstance(v, Tensor) else None for v in per_row]
     if not native._C.cfg_sample(
         native.DTYPE_CODES[cond.dtype],
         cond.data_ptr(),
@@ -26,6 +38,7 @@ def run(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | None)
         0 if uncond is None else uncond.data_ptr(),
         0 if uncond is None else uncond.stride(0),
         out.data_ptr(),
+        first,
         rows,
         size,
         numbers,

@@ -23,10 +23,18 @@ struct SampleParameters {
 };
 
 // cond and uncond (null: no guidance) have `rows` rows of `size` contiguous logits, cond_stride and uncond_stride
-// elements apart; size <= 2^21. Writes an id, or -1, for each row. False: no memory, and ids are not to be used.
+// elements apart; size <= 2^21. Writes an id, that of a row's first logit being `first`, or -1, for each row. False: no
+// memory, and ids are not to be used.
 ILLUME_FAST_PER_ISA(bool, cfg_sample,
                     (DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
-                     int64_t* ids, int64_t rows, int64_t size, const SampleParameters& parameters),
-                    (dtype, cond, cond_stride, uncond, uncond_stride, ids, rows, size, parameters))
+                     int64_t* ids, int64_t first, int64_t rows, int64_t size, const SampleParameters& parameters),
+                    (dtype, cond, cond_stride, uncond, uncond_stride, ids, first, rows, size, parameters))
+
+// Mixes rows of `size` contiguous numbers in float32 by guidance, where that is 0 or 1 to the branch itself, and rounds to
+// out_dtype. The rows of out are packed.
+ILLUME_FAST_PER_ISA(void, cfg_mix,
+                    (DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
+                     DType out_dtype, void* out, int64_t rows, int64_t size, const PerRow<float>& guidance),
+                    (dtype, cond, cond_stride, uncond, uncond_stride, out_dtype, out, rows, size, guidance))
 
 }  // namespace illume_fast
