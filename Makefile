@@ -12,7 +12,7 @@ LOCKED := mkdir -p build && $(if $(shell command -v flock),flock build/.lock,)
 # stamps are named after a checksum of what they were made from; a compiler that appears counts as a change
 DEPENDENCIES := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 SOURCES := setup.py CMakeLists.txt $(sort $(shell find csrc -type f -not -path 'csrc/tests/*'))
-NATIVE := $(shell { cat $(SOURCES); echo $(SOURCES); command -v c++ g++ clang++ nvcc; env | grep ^ILLUME_FAST_; } | cksum | tr ' ' -)
+NATIVE := $(shell { cat $(SOURCES); echo $(SOURCES); command -v c++ g++ clang++ nvcc; env | grep -E "^ILLUME_FAST_(CUDA|WERROR|REQUIRE)"; } | cksum | tr ' ' -)
 
 .PHONY: setup build demo test test-all lint sanitize clean
 
