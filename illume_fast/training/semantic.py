@@ -94,6 +94,7 @@ def main(config: SemanticConfig) -> None:
     tokenizer.save(config.out / "tokenizer.json")
     seen = load_captions(config, train, tokenizer)
     unseen = load_captions(config, read_conversations(config.prepared / "val" / "captions.jsonl"), tokenizer)
+    torch.manual_seed(config.loop.seed)
     aligner = Aligner(demo_tokenizer().semantic_encoder.vit, tokenizer.size)
 
     def step(generator: torch.Generator) -> dict[str, Tensor]:

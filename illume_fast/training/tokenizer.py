@@ -37,10 +37,12 @@ class TokenizerConfig:
 def main(config: TokenizerConfig) -> None:
     """Train and write `out/vision_tokenizer.safetensors`."""
     seen, unseen = (load_pictures(config, split) for split in ("train", "val"))
+    torch.manual_seed(config.loop.seed)
     model = DualViTok(demo_tokenizer())
     vit = model.semantic_encoder.model
     vit.load_state_dict(load_file(config.semantic / "vit.safetensors"), strict=True)
     vit.requires_grad_(False)
+    spread_codes(model, to_float(seen[:256]))
     for branch in (model.pixel_encoder, model.pixel_decoder):
         to_channels_last(branch)
         if config.compile:
@@ -59,6 +61,20 @@ def main(config: TokenizerConfig) -> None:
 
     fit(model, step, config.loop, config.out, evaluate)
     write_tensors(config.out / "vision_tokenizer.safetensors", model.state_dict(), {})
+
+
+@torch.no_grad()
+def spread_codes(model: DualViTok, x: Tensor) -> None:
+    """Starts each codebook's linear map so that its codes have the covariance of what they are to quantise.
+
+    The frozen codes are white with variance 1 / D, so the map is the matrix root of the covariance times sqrt(D).
+    """
+    semantic, pixel, _ = model.features(x)
+    for quantizer, values in ((model.semantic_quantizer, semantic), (model.pixel_quantizer, pixel)):
+        rows = values.movedim(1, -1).flatten(0, -2).double()
+        scales, axes = torch.linalg.eigh(rows.T @ rows / len(rows))
+        root = axes @ torch.diag(scales.clamp_min(0).sqrt()) @ axes.T
+        quantizer.code_transform.weight.copy_(root * quantizer.config.dim**0.5)
 
 
 def to_channels_last(module: nn.Module) -> None:
