@@ -114,6 +114,8 @@ int main() {
       test_draws(size, {1.0f, 2.0f, size / 2, 1.0f, 0.2f});
       test_draws(size, {-1.0f, 1.0f, 0, 0.5f, 0.0f});
       test_draws(size, {2.0f, 0.0f, 0, 1.0f, 0.0f});
+      test_draws(size, {2.0f, 50.0f, 1, 1.0f, 0.0f});
+      test_draws(size, {2.0f, 50.0f, 3, 1.0f, 0.0f});
       test_halves(DType::bf16, 0xff80, size);
       test_halves(DType::f16, 0xfc00, size);
     }

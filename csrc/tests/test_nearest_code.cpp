@@ -32,10 +32,14 @@ struct Packed {
   }
 };
 
-void test(Metric metric, int64_t rows, int64_t count, int64_t size, float scale) {
+// `spread` < 1 brings the codes so close together that float32 scores cannot tell them apart
+void test(Metric metric, int64_t rows, int64_t count, int64_t size, float scale, float spread = 1.0f) {
   Buffer<float> codes(count * size), x(rows * size);
   fill(codes, 1, scale);
   fill(x, 2, scale);
+  if (spread < 1.0f) {
+    for (int64_t i = size; i < count * size; ++i) codes[i] = codes[i % size] + spread * codes[i];
+  }
   const Packed packed(metric, codes, count, size);
   Buffer<int64_t> ids(rows), transposed(rows);
   CHECK(nearest_code(metric, DType::f32, x.get(), 1, 0, rows, size, 1, packed.view, ids.get()));
@@ -80,6 +84,9 @@ int main() {
         test(metric, 3, 700, 16, scale);
       }
     }
+    test(Metric::cosine, 20, 700, 24, 1.0f, 1e-6f);
+    test(Metric::dot, 20, 700, 24, 1.0f, 1e-6f);
+    test(Metric::l2, 20, 700, 24, 1.0f, 1e-6f);
     for (int64_t size : {1, 15, 16, 40}) {
       test_halves(DType::bf16, 0x3f80, 0x7fc0, size);
       test_halves(DType::f16, 0x3c00, 0x7e00, size);
