@@ -1,0 +1,88 @@
+// One call of paged_attention: its arguments, the blocks of tokens it is cut into, and the memory a thread works in.
+#pragma once
+
+#include <memory>
+
+#include "attention_chunk.h"
+#include "illume_fast/paged_attention.h"
+
+namespace illume_fast::ILLUME_FAST_ISA_NS {
+
+// queries that read each key together, if their tokens are neighbours in one row
+constexpr int64_t kQueries = 16;
+// keys or values that are gathered at once, as floats
+constexpr int64_t kTile = 32;
+// Rows so many bytes apart, or a multiple, share a few sets of a cache: several of them at once push each other out.
+constexpr int64_t kFarApart = 2048;
+constexpr int64_t kCacheLine = 64;
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t chunks_of(int64_t length) { return (length + kChunk - 1) / kChunk; }
+
+// Consecutive tokens of one row, and the largest of their lengths.
+struct Block {
+  int64_t first;
+  int64_t count;
+  int64_t row;
+  int64_t longest;
+};
+
+struct Problem {
+  DType dtype;
+  Heads q;
+  const PagedCache& cache;
+  Indices rows;
+  Indices lengths;
+  int64_t extra;
+  float scale;
+  void* out;
+
+  int64_t group() const { return q.count / cache.heads; }
+  int64_t block_tokens() const { return most(1, kQueries / most(1, group())); }
+  int64_t block_queries() const { return block_tokens() * group(); }
+  int64_t width() const { return padded(cache.size); }
+  int64_t row(int64_t token) const { return rows.data == nullptr ? token : rows[token]; }
+  int64_t length(int64_t token) const { return lengths[token] + extra; }
+  bool in_range(int64_t token) const {
+    return row(token) >= 0 && row(token) < cache.table_rows && lengths[token] >= 0 &&
+           lengths[token] <= cache.max_pages * cache.page_size - extra;
+  }
+};
+
+// A thread's memory, in floats. Every part begins at a whole vector.
+struct Scratch {
+  float* queries;
+  float* scores;
+  float* tile;
+  float* total;
+  float* part;
+
+  static int64_t floats(const Problem& p) {
+    const int64_t n = p.block_queries(), w = p.width();
+    return padded(n * w + n * kChunk + kTile * w + 2 * padded(Partial::floats(n, w))) + kCacheLine;
+  }
+  static Scratch at(float* memory, const Problem& p) {
+    const int64_t n = p.block_queries(), w = p.width();
+    float* scores = memory + n * w;
+    float* tile = scores + n * kChunk;
+    float* total = tile + kTile * w;
+    return {memory, scores, tile, total, total + padded(Partial::floats(n, w))};
+  }
+};
+
+// Floats that begin at a cache line, not set to anything.
+class Memory {
+ public:
+  explicit Memory(int64_t floats) : floats_(new float[static_cast<size_t>(floats + kCacheLine)]) {
+    const auto address = reinterpret_cast<uintptr_t>(floats_.get());
+    first_ = floats_.get() + (kCacheLine - address % kCacheLine) % kCacheLine / sizeof(float);
+  }
+  float* at(int64_t i) { return first_ + i; }
+
+ private:
+  std::unique_ptr<float[]> floats_;
+  float* first_;
+};
+
+}  // namespace illume_fast::ILLUME_FAST_ISA_NS
