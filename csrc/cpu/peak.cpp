@@ -4,17 +4,6 @@
 
 #include "simd.h"
 
-// makes the compiler believe that a register's value matters
-#if defined(__AVX512F__)
-#define ILLUME_FAST_KEEP(x) __asm__ volatile("" : "+v"(x))
-#elif defined(ILLUME_FAST_X86)
-#define ILLUME_FAST_KEEP(x) __asm__ volatile("" : "+x"(x))
-#elif defined(__aarch64__)
-#define ILLUME_FAST_KEEP(x) __asm__ volatile("" : "+w"(x))
-#else
-#define ILLUME_FAST_KEEP(x) __asm__ volatile("" : "+m"(x))
-#endif
-
 namespace illume_fast::ILLUME_FAST_ISA_NS {
 
 int64_t multiply_adds(int64_t rounds) {
@@ -26,14 +15,12 @@ int64_t multiply_adds(int64_t rounds) {
     for (int i = 0; i < kChains; ++i) x[i] = broadcast(static_cast<float>(i));
     const vf a = broadcast(0.999f), b = broadcast(0.001f);
     for (int64_t round = 0; round < rounds; ++round) {
-      // unrolled, or the chains would live in memory
 #pragma GCC unroll 12
-      for (int i = 0; i < kChains; ++i) {
-        x[i] = fma(x[i], a, b);
-        ILLUME_FAST_KEEP(x[i]);
-      }
+      for (int i = 0; i < kChains; ++i) x[i] = fma(x[i], a, b);
     }
-    threads += 1;
+    // never so large, which the compiler cannot know: the values matter
+    for (int i = 1; i < kChains; ++i) x[0] += x[i];
+    threads += sum(x[0]) < 1e30f ? 1 : 0;
   }
   return threads * rounds * kChains * kLanes * 2;
 }
