@@ -25,11 +25,6 @@ class SemanticEncoder(nn.Module):
         self.blocks = VisionBlocks(config.num_blocks, config.embed_dim, config.num_heads)
         self.proj_out = nn.Sequential(nn.Linear(config.embed_dim, config.z_channels))
 
-    def features(self, x: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] -> normalised features [B, h * w, D]: what the codes are made from and must rebuild."""
-        raw = self.model(x)
-        return F.layer_norm(raw, raw.shape[-1:], eps=1e-6)
-
     def forward(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
         """features [B, h * w, D] -> values to quantise [B, z_channels, h, w]."""
         h = F.linear(features, self.proj_in.weight.flatten(1), self.proj_in.bias)
@@ -87,8 +82,15 @@ class DualViTok(nn.Module):
     def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures -> (semantic values [B, z, h, w], pixel values [B, z, p, q], target features [B, h * w, D])."""
         grid, _ = self.config.grids(*x.shape[-2:])
-        target = self.semantic_encoder.features(x)
-        return self.semantic_encoder(target, grid), self.pixel_quant_conv(self.pixel_encoder(x)), target
+        return self.to_quantize(self.semantic_encoder.model(x), self.pixel_encoder(x), grid)
+
+    def to_quantize(self, raw: Tensor, pixel: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """What both encoders return, [B, h * w, D] and [B, C, p, q], -> the same as `features`.
+
+        The normalised semantic features are what the semantic codes are made from and must rebuild.
+        """
+        target = F.layer_norm(raw, raw.shape[-1:], eps=1e-6)
+        return self.semantic_encoder(target, grid), self.pixel_quant_conv(pixel), target
 
     def quantize(self, x: Tensor) -> Encoded:
         """Pictures -> codes with gradients and losses, for training."""
@@ -100,7 +102,13 @@ class DualViTok(nn.Module):
     @torch.inference_mode()
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures -> (semantic ids int64 [B, h, w], pixel ids int64 [B, p, q])."""
-        semantic, pixel, _ = self.features(x)
+        grid, _ = self.config.grids(*x.shape[-2:])
+        return self.encode_features(self.semantic_encoder.model(x), self.pixel_encoder(x), grid)
+
+    @torch.inference_mode()
+    def encode_features(self, raw: Tensor, pixel: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """What both encoders return, [B, h * w, D] and [B, C, p, q] -> ids as `encode` gives them."""
+        semantic, pixel, _ = self.to_quantize(raw, pixel, grid)
         return self.semantic_quantizer.encode(semantic), self.pixel_quantizer.encode(pixel)
 
     def merge(self, semantic_codes: Tensor, pixel_codes: Tensor) -> Tensor:

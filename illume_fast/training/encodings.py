@@ -58,9 +58,8 @@ def encode_pictures(tokenizer: DualViTok, pixels: Tensor, variants: tuple[Varian
 
 
 def _encode(tokenizer: DualViTok, x: Tensor) -> dict[str, Tensor]:
-    semantic = tokenizer.semantic_encoder.model(x)
-    pixel = tokenizer.pixel_encoder(x)
-    codes = tokenizer.encode(x)
+    semantic, pixel = tokenizer.semantic_encoder.model(x), tokenizer.pixel_encoder(x)
+    codes = tokenizer.encode_features(semantic, pixel, tokenizer.config.grids(*x.shape[-2:])[0])
     return {
         "semantic_codes": codes[0].flatten(1).to(torch.int16),
         "pixel_codes": codes[1].flatten(1).to(torch.int16),
