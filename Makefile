@@ -1,4 +1,4 @@
-# make setup | build | demo | test | test-all | lint | sanitize | clean
+# make setup | build | demo | test | test-all | lint | sanitize | train-demo | clean
 #
 # Everything lives in .venv, which `make setup` fills; a second run sees that nothing changed and does nothing.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -14,7 +14,7 @@ DEPENDENCIES := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 SOURCES := setup.py CMakeLists.txt $(sort $(shell find csrc -type f -not -path 'csrc/tests/*'))
 NATIVE := $(shell { cat $(SOURCES); echo $(SOURCES); command -v c++ g++ clang++ nvcc; env | grep -E "^ILLUME_FAST_(CUDA|WERROR|REQUIRE)"; } | cksum | tr ' ' -)
 
-.PHONY: setup build demo test test-all lint sanitize clean
+.PHONY: setup build demo test test-all lint sanitize train-demo clean
 
 setup: .venv/.installed-$(DEPENDENCIES)-$(NATIVE)
 
@@ -54,6 +54,19 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the stages of docs/training.md one after the other; started again, it goes on where it stopped
+DATA ?= ../shared/data/noto_emoji
+RUN ?= runs/demo
+train-demo: setup
+	$(BIN)/illume-fast train prepare --data $(DATA) --out $(RUN)/prepared
+	$(BIN)/illume-fast train semantic --data $(DATA) --prepared $(RUN)/prepared --out $(RUN)/semantic
+	$(BIN)/illume-fast train tokenizer --data $(DATA) --prepared $(RUN)/prepared --semantic $(RUN)/semantic \
+	  --out $(RUN)/tokenizer
+	$(BIN)/illume-fast train mllm --data $(DATA) --prepared $(RUN)/prepared --semantic $(RUN)/semantic \
+	  --tokenizer $(RUN)/tokenizer --out $(RUN)/mllm
+	$(BIN)/illume-fast evaluate emoji --data $(DATA) --split val_combo --model $(RUN)/mllm/checkpoint \
+	  --guidance 1 1.5 2 3 4 5 --json $(RUN)/sweep.json
 
 # the C++ tests of the CPU kernels under the address and undefined-behaviour sanitizers
 sanitize: .venv/.dependencies-$(DEPENDENCIES)
