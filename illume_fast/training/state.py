@@ -55,12 +55,17 @@ class RunState:
         tensors = load_file(path)
         part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
         self.module.load_state_dict(part("model."), strict=True)
-        self.average.values = part("average.")
+        for name, value in part("average.").items():
+            self.average.values[name].copy_(value)
         saved = self.optimizer.state_dict()
         for key, value in part("optimizer.").items():
             index, name = key.split(".", 1)
             saved["state"].setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict(saved)
+        for parameter, values in self.optimizer.state.items():
+            # files hold no memory layout, and another layout may round otherwise
+            moments = {k: torch.empty_like(parameter).copy_(v) for k, v in values.items() if v.shape == parameter.shape}
+            values.update({k: v for k, v in moments.items() if v.dim()})
         self.step = int(read_metadata(path)["step"])
         return True
 

@@ -10,7 +10,7 @@ import pytest
 from illume_fast.cli import main
 
 # pictures are finished in groups of at most 16: three interrupted runs leave some to the last
-TOTAL = 64
+TOTAL = 96
 
 
 def lines(folder):
