@@ -27,7 +27,7 @@ def commands(kind):
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     """An empty folder with the examples in it, as the current one."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
@@ -49,7 +49,7 @@ def test_make_knows_its_targets(command):
 
 
 @needs_demo
-def test_the_commands_in_order(workplace, capsys):
+def test_the_commands_in_order(folder, capsys):
     for program, *arguments in commands("illume-fast"):
         assert main(arguments) == 0, f"{program} {' '.join(arguments)}: {capsys.readouterr().err}"
     assert Path("edited/contact_sheet.png").exists()
@@ -57,7 +57,7 @@ def test_the_commands_in_order(workplace, capsys):
 
 
 @pytest.mark.parametrize("code", [block for language, block in BLOCKS if language == "python"], ids=["pipeline", "ops"])
-def test_the_python(code, workplace, capsys):
+def test_the_python(code, folder, capsys):
     if '"demo"' in code and not (DEMO / "config.json").exists():
         pytest.skip("the demo model is not there")
     names = {}
