@@ -1,7 +1,6 @@
 """Turns a trained checkpoint into one to ship: generation defaults set, files kept small, a model card beside them."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 
 import torch
 
-from illume_fast.data.errors import InputError
 from illume_fast.model.checkpoint import load_checkpoint, save_checkpoint
+from illume_fast.model.tensor_files import read_json, staging
 
-MAX_FILE_BYTES = 15 * 2**20
+MAX_FILE_BYTES = 16 * 2**20 - 2**16  # of tensors; the header comes on top
 
 _CARD = """# illume_fast demo model
 
@@ -57,24 +56,23 @@ def main(config: PublishConfig) -> None:
     loaded = load_checkpoint(config.checkpoint)
     generation = replace(loaded.config.generation, guidance=config.guidance, edit_guidance=config.edit_guidance)
     settings = replace(loaded.config, generation=generation)
-    reports = [_read(path) for path in config.scores]
+    # the folder that was judged is no more once this one is there
+    reports = [_of(read_json(path), config.out.name) for path in config.scores]
     parts = (loaded.model, loaded.vision_tokenizer)
     tokenizer = loaded.tokenizer.read_text(encoding="utf-8")
     save_checkpoint(config.out, settings, *parts, tokenizer, torch.bfloat16, MAX_FILE_BYTES)
     parameters = sum(p.numel() for part in parts for p in part.parameters()) / 1e6
     rows = "\n".join(_row(report) for report in reports)
     card = _CARD.format(parameters=parameters, guidance=config.guidance, edit_guidance=config.edit_guidance, rows=rows)
-    _write(config.out / "README.md", card)
-    for report in reports:
-        _write(config.out / f"scores_{report['settings']['split']}.json", json.dumps(report, indent=1) + "\n")
+    with staging(config.out) as stage:
+        stage.write_text("README.md", card)
+        for report in reports:
+            stage.write_text(f"scores_{report['settings']['split']}.json", json.dumps(report, indent=1) + "\n")
     print(f"{config.out}: {parameters:.2f} million parameters, {_bytes(config.out) / 2**20:.1f} MiB")
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not scores that `evaluate emoji --json` wrote: {error}") from None
+def _of(report: Mapping[str, Any], model: str) -> Mapping[str, Any]:
+    return {**report, "settings": {**report["settings"], "model": model}}
 
 
 def _row(report: Mapping[str, Any]) -> str:
@@ -90,12 +88,6 @@ def _cell(value: float | None, interval: Sequence[float] | None, scale: float) -
     low, high = (end * scale for end in interval)
     unit = " %" if scale == 100 else ""
     return f"{value * scale:.1f}{unit} ({low:.1f} to {high:.1f})"
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".tmp")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _bytes(folder: Path) -> int:
