@@ -77,7 +77,7 @@ def write_model(
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """A model this small gains nothing from threads, and loses much where other work waits for the same cores."""
     before = torch.get_num_threads()

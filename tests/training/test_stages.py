@@ -67,7 +67,8 @@ def test_an_interrupted_run_ends_where_an_unbroken_one_does(run, tmp_path):
     _, vision, _ = run
     half = replace(vision, out=tmp_path / "resumed", loop=replace(LOOP, steps=6))
     code = (
-        "import sys, os, signal, pathlib\n"
+        "import sys, os, signal, pathlib, torch\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
         "from illume_fast.training import tokenizer\n"
         "from illume_fast.training.loop import LoopConfig\n"
         "import illume_fast.training.state as state\n"
