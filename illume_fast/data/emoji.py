@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from illume_fast.data.errors import InputError
-from illume_fast.data.picture import load_picture
+from illume_fast.data.picture import load_pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def load_emoji(folder: Path | str, size: int = 64) -> EmojiSet:
     rows = [EmojiRow(**row) for row in _read_csv(folder / "emoji.csv", EmojiRow.__slots__)]
     if not rows:
         raise InputError(f"{folder / 'emoji.csv'} has no rows")
-    pixels = np.stack([_read_pixels(folder / "images" / f"{row.id}.png", size) for row in rows])
+    pixels = np.stack([load_pixels(folder / "images" / f"{row.id}.png", size) for row in rows])
     number = {row.id: i for i, row in enumerate(rows)}
     edits = []
     for line, row in enumerate(_read_csv(folder / "edits.csv", EmojiEdit.__slots__), start=2):
@@ -81,10 +80,3 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             return [{name: row[name] for name in columns} for row in reader]
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _read_pixels(path: Path, size: int) -> np.ndarray:
-    picture = load_picture(path)
-    if picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(picture).transpose(2, 0, 1)

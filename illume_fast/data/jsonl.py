@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from illume_fast.data.errors import InputError
-from illume_fast.data.picture import load_picture
+from illume_fast.data.picture import load_pixels
 
 ROLES = ("human", "gpt")
 
@@ -78,17 +77,10 @@ class Pictures:
     def __init__(self, root: Path | str, paths: Iterable[str], size: int):
         unique = list(dict.fromkeys(paths))
         self.number = {path: i for i, path in enumerate(unique)}
-        arrays = [_square(Path(root) / path, size) for path in unique]
+        arrays = [load_pixels(Path(root) / path, size) for path in unique]
         empty = np.zeros((0, 3, size, size), dtype=np.uint8)
         self.pixels: Tensor = torch.from_numpy(np.stack(arrays) if arrays else empty)
 
     def numbers(self, paths: Sequence[str]) -> Tensor:
         """Paths -> int64 [N]."""
         return torch.tensor([self.number[path] for path in paths])
-
-
-def _square(path: Path, size: int) -> np.ndarray:
-    picture = load_picture(path)
-    if picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(picture).transpose(2, 0, 1)

@@ -45,6 +45,14 @@ def load_picture(path: Path, origin: str = "") -> Image.Image:
         raise InputError(f"{name} cannot be read: {reason}") from None
 
 
+def load_pixels(path: Path, size: int) -> np.ndarray:
+    """The picture in `path` scaled (Lanczos) to a square, uint8 [3, size, size]. InputError as in `load_picture`."""
+    picture = load_picture(path)
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(picture).transpose(2, 0, 1)
+
+
 def on_white(picture: Image.Image) -> Image.Image:
     """`picture` as RGB, with what is transparent in it shown white; 16 bits a pixel keep their upper 8.
 

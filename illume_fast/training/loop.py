@@ -79,6 +79,11 @@ def fit(module: nn.Module, step: Step, config: LoopConfig, out: Path, evaluate: 
     module.eval()
 
 
+def steady_threads() -> None:
+    """Keep MKL from choosing its number of threads by load, so that a resumed run repeats what an unbroken one does."""
+    torch.set_num_threads(torch.get_num_threads())
+
+
 def _groups(module: nn.Module, weight_decay: float) -> list[dict]:
     trained = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.dim() >= 2]
@@ -108,20 +113,13 @@ def _evaluate(state: RunState, evaluate: Evaluate, log: "RunLog", out: Path) -> 
     state.module.eval()
     with torch.inference_mode():
         scores = dict(evaluate())
-    state.module.train()
-    state.average.swap(state.module)
     log.record({"step": state.step, **scores})
     print(f"step {state.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in scores.items()), flush=True)
     if "score" in scores and scores["score"] >= log.best:
         log.best = scores["score"]
-        state.average.swap(state.module)
-        save_best(out, state.module, state.step)
-        state.average.swap(state.module)
-
-
-def save_best(out: Path, module: nn.Module, step: int) -> None:
-    """Keep the module's weights as the best of the run."""
-    write_tensors(out / "best.safetensors", module.state_dict(), {"step": str(step)})
+        write_tensors(out / "best.safetensors", state.module.state_dict(), {"step": str(state.step)})
+    state.module.train()
+    state.average.swap(state.module)
 
 
 class RunLog:

@@ -18,7 +18,7 @@ from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.illume import IllumeModel, build_illume
 from illume_fast.model.presets import demo
 from illume_fast.training.encodings import Encodings, Variant, encode_pictures
-from illume_fast.training.loop import LoopConfig, fit
+from illume_fast.training.loop import LoopConfig, fit, steady_threads
 from illume_fast.training.templates import READ_SLOTS, Template, TemplateMaker, fill
 
 TASKS = ("text_to_image", "editing", "captions")
@@ -65,6 +65,7 @@ def main(config: MllmConfig, judge: Judge | None = None) -> None:
     `judge` scores a checkpoint folder; it is shown the averaged weights now and then, and those with the best "score"
     are kept. Without it the score is the negative loss on the split `val_combo`.
     """
+    steady_threads()
     stage = Stage(config)
 
     def evaluate() -> Mapping[str, float]:

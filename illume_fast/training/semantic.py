@@ -14,7 +14,7 @@ from illume_fast.model.presets import demo_tokenizer
 from illume_fast.model.vision_config import ViTConfig
 from illume_fast.model.vision_encoder import Qwen2ViT, VisionBlocks
 from illume_fast.training.augment import random_shift, to_float
-from illume_fast.training.loop import LoopConfig, fit
+from illume_fast.training.loop import LoopConfig, fit, steady_threads
 from illume_fast.training.state import write_tensors
 
 LENGTH = 32
@@ -88,6 +88,7 @@ class Captions:
 
 def main(config: SemanticConfig) -> None:
     """Train and write `out/vit.safetensors` and `out/tokenizer.json`."""
+    steady_threads()
     train = read_conversations(config.prepared / "train" / "captions.jsonl")
     config.out.mkdir(parents=True, exist_ok=True)
     tokenizer = TextTokenizer.train(training_texts(config.prepared / "train"), config.text_tokens)

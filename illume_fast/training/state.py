@@ -1,13 +1,14 @@
 """A training run on disk: weights, their moving average, the optimiser's state and the step, without pickle."""
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from illume_fast.model.tensor_files import staging
 
 
 class Average:
@@ -72,16 +73,12 @@ class RunState:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file so that it is either whole or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    # copies that share memory are written twice rather than refused
-    save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, temporary, metadata)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with staging(path.parent) as stage:
+        # copies that share memory are written twice rather than refused
+        save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, stage.path(path.name), metadata)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The free-form text fields of a safetensors file."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return header.get("__metadata__", {})
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}

@@ -13,7 +13,7 @@ from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.movqgan import to_uint8
 from illume_fast.model.presets import demo_tokenizer
 from illume_fast.training.augment import random_colours, random_flip, random_shift, random_zoom, to_float
-from illume_fast.training.loop import LoopConfig, fit
+from illume_fast.training.loop import LoopConfig, fit, steady_threads
 from illume_fast.training.state import write_tensors
 
 
@@ -36,6 +36,7 @@ class TokenizerConfig:
 
 def main(config: TokenizerConfig) -> None:
     """Train and write `out/vision_tokenizer.safetensors`."""
+    steady_threads()
     seen, unseen = (load_pictures(config, split) for split in ("train", "val"))
     torch.manual_seed(config.loop.seed)
     model = DualViTok(demo_tokenizer())
