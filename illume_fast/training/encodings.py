@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from illume_fast.model.dual_vitok import DualViTok
+from illume_fast.model.tensor_files import FINGERPRINT, fingerprint
 from illume_fast.training.augment import shifted, to_float
-from illume_fast.training.state import write_tensors
+from illume_fast.training.state import read_metadata, write_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +43,17 @@ class Encodings:
 
 @torch.inference_mode()
 def encode_pictures(tokenizer: DualViTok, pixels: Tensor, variants: tuple[Variant, ...], cache: Path) -> Encodings:
-    """Encodes uint8 pictures [N, 3, S, S] in every variant; reads `cache` instead if it is there."""
-    if cache.exists():
-        tensors = load_file(cache)
-        if tensors["pixel_codes"].shape[:2] == (len(variants), len(pixels)):
-            return Encodings(**tensors)
+    """Encodes uint8 pictures [N, 3, S, S] in every variant; reads `cache` instead if it holds just these."""
+    mark = fingerprint({"tokenizer": tokenizer.state_dict(), "pictures": {str(variants): pixels}})
+    if cache.exists() and read_metadata(cache).get(FINGERPRINT) == mark:
+        return Encodings(**load_file(cache))
     parts: list[dict[str, Tensor]] = []
     for variant in variants:
         batches = [_encode(tokenizer, variant.apply(to_float(batch))) for batch in pixels.split(64)]
         parts.append({name: torch.cat([batch[name] for batch in batches]) for name in batches[0]})
     tensors = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
     cache.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(cache, tensors, {})
+    write_tensors(cache, tensors, {FINGERPRINT: mark})
     return Encodings(**tensors)
 
 

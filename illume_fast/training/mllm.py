@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from illume_fast.data.chat import Chat, random_image, reconstruct_image, written_image
+from illume_fast.data.errors import InputError
 from illume_fast.data.jsonl import Conversation, Pictures, read_conversations
 from illume_fast.data.sizes import image_grid
 from illume_fast.data.text_tokenizer import TextTokenizer
-from illume_fast.model.checkpoint import save_checkpoint
+from illume_fast.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.illume import IllumeModel, build_illume
 from illume_fast.model.presets import demo
@@ -32,7 +33,8 @@ MOVED = ", moved"
 
 @dataclass(frozen=True, kw_only=True)
 class MllmConfig:
-    """`semantic` and `tokenizer` are the folders of stages 1 and 2.
+    """`semantic` and `tokenizer` are the folders of stages 1 and 2; `start` is a checkpoint (a folder or "demo") to go on
+    from instead: its language model, with the text and vision tokenizers it was trained with.
 
     `sequences` are those of one step, by task; `weights` those of the tasks' losses. `drop_prompt` is the share of
     prompts dropped for guidance, `noise` the share of codes fed in wrong, `moved` the share of moved pictures.
@@ -40,9 +42,10 @@ class MllmConfig:
 
     data: Path
     prepared: Path
-    semantic: Path
-    tokenizer: Path
     out: Path
+    semantic: Path | None = None
+    tokenizer: Path | None = None
+    start: Path | None = None
     size: int = 64
     sequences: tuple[int, int, int] = (24, 16, 16)
     weights: tuple[float, float, float] = (1.0, 1.0, 0.3)
@@ -124,13 +127,12 @@ class Stage:
     def __init__(self, config: MllmConfig) -> None:
         """Read the earlier stages' results and the conversations, and encode every picture."""
         self.config = config
-        self.text = TextTokenizer.from_file(config.semantic / "tokenizer.json")
-        self.settings = demo(self.text.size)
+        start = load_checkpoint(config.start) if config.start is not None else self._untrained()
+        self.settings, self.model, self.tokenizer = start.config, start.model, start.vision_tokenizer
+        self.model.model.vision_tower.requires_grad_(False)
+        self.text = TextTokenizer.from_file(start.tokenizer)
         self.vocab = self.settings.model.vocab
         sizes = self.settings.vision_tokenizer
-        self.tokenizer = DualViTok(sizes).eval()
-        self.tokenizer.load_state_dict(load_file(config.tokenizer / "vision_tokenizer.safetensors"), strict=True)
-        self.model = with_eyes(build_illume(self.settings.model, config.loop.seed), self.tokenizer)
         grid = image_grid((config.size, config.size), sizes.semantic_encoder.vit, sizes.pixel_encoder)
         maker = TemplateMaker(Chat(self.text, self.vocab), grid)
         seen, unseen = (read_tasks(config.prepared / split) for split in ("train", "val_combo"))
@@ -140,6 +142,18 @@ class Stage:
         self.encodings: Encodings = encode_pictures(self.tokenizer, pictures.pixels, UPRIGHT + MIRRORED, cache_file)
         self.seen = {task: TaskData(maker, items, pictures) for task, items in seen.items()}
         self.unseen = {task: TaskData(maker, items, pictures) for task, items in unseen.items()}
+
+    def _untrained(self) -> Checkpoint:
+        """The tokenizers of stages 1 and 2 with a fresh language model."""
+        semantic, tokenizer = self.config.semantic, self.config.tokenizer
+        if semantic is None or tokenizer is None:
+            raise InputError("train mllm: give --semantic and --tokenizer, the folders of stages 1 and 2, or --start")
+        text = semantic / "tokenizer.json"
+        settings = demo(TextTokenizer.from_file(text).size)
+        vision = DualViTok(settings.vision_tokenizer).eval()
+        vision.load_state_dict(load_file(tokenizer / "vision_tokenizer.safetensors"), strict=True)
+        model = with_eyes(build_illume(settings.model, self.config.loop.seed), vision)
+        return Checkpoint(settings, model, vision, text)
 
     def step(self, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses of one step: one batch of each task."""
@@ -222,9 +236,8 @@ def read_tasks(folder: Path) -> dict[str, list[Conversation]]:
 
 
 def with_eyes(model: IllumeModel, tokenizer: DualViTok) -> IllumeModel:
-    """The model with the tokenizer's two encoders as its vision tower, frozen."""
+    """The model with the tokenizer's two encoders as its vision tower."""
     tower = model.model.vision_tower
     tower.semantic_encoder.load_state_dict(tokenizer.semantic_encoder.model.state_dict(), strict=True)
     tower.pixel_encoder.load_state_dict(tokenizer.pixel_encoder.state_dict(), strict=True)
-    tower.requires_grad_(False)
     return model

@@ -13,6 +13,7 @@ from illume_fast.data.errors import InputError
 from illume_fast.data.jsonl import read_conversations
 from illume_fast.model.checkpoint import load_checkpoint
 from illume_fast.training import mllm, prepare, semantic, tokenizer
+from illume_fast.training.encodings import encode_pictures
 from illume_fast.training.loop import LoopConfig
 
 LOOP = LoopConfig(steps=6, batch_size=4, learning_rate=1e-3, warmup=2, log_every=2, save_every=2, evaluate_every=3)
@@ -61,6 +62,40 @@ def test_the_last_stage_writes_a_checkpoint_that_loads(run):
     trained = load_file(root / "tokenizer" / "vision_tokenizer.safetensors")
     got = loaded.vision_tokenizer.state_dict()["pixel_decoder.conv_in.weight"]
     torch.testing.assert_close(got, trained["pixel_decoder.conv_in.weight"].bfloat16().float())
+
+
+def test_training_goes_on_from_a_checkpoint(run, tmp_path):
+    root, _, language = run
+    start = root / "mllm" / "checkpoint"
+    config = replace(language, semantic=None, tokenizer=None, start=start, out=tmp_path / "more")
+    stage, loaded = mllm.Stage(config), load_checkpoint(start)
+    for given, wanted in ((stage.model, loaded.model), (stage.tokenizer, loaded.vision_tokenizer)):
+        assert all(torch.equal(given.state_dict()[name], value) for name, value in wanted.state_dict().items())
+    assert not any(p.requires_grad for p in stage.model.model.vision_tower.parameters())
+    mllm.main(config)
+    more = load_checkpoint(tmp_path / "more" / "checkpoint")
+    assert not torch.equal(more.model.head_weight, loaded.model.head_weight)
+    eyes = more.model.model.vision_tower.state_dict()
+    assert all(torch.equal(eyes[name], value) for name, value in loaded.model.model.vision_tower.state_dict().items())
+
+
+def test_training_from_nothing_is_refused(run):
+    _, _, language = run
+    with pytest.raises(InputError, match=r"give --semantic and --tokenizer, .* or --start"):
+        mllm.Stage(replace(language, tokenizer=None))
+
+
+def test_encodings_of_another_tokenizer_are_not_taken(run, tmp_path):
+    _, _, language = run
+    model = mllm.Stage(language).tokenizer
+    pixels = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    first = encode_pictures(model, pixels, mllm.UPRIGHT[:1], tmp_path / "cache")
+    again = encode_pictures(model, pixels, mllm.UPRIGHT[:1], tmp_path / "cache")
+    assert torch.equal(first.pixel, again.pixel)
+    with torch.no_grad():
+        model.pixel_encoder.conv_out.bias.add_(1.0)
+    other = encode_pictures(model, pixels, mllm.UPRIGHT[:1], tmp_path / "cache")
+    assert not torch.equal(first.pixel, other.pixel)
 
 
 def test_an_interrupted_run_ends_where_an_unbroken_one_does(run, tmp_path):
