@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
-export OMP_WAIT_POLICY := passive
+test test-all lint sanitize: export OMP_WAIT_POLICY := passive
 
 LOCKED := mkdir -p build && $(if $(shell command -v flock),flock build/.lock,)
 

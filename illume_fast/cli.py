@@ -39,8 +39,10 @@ Train one with `illume-fast train STAGE`, which has its own --help."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for something the user can mend, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # read when torch is loaded: idle threads sleep instead of spinning on cores that other processes could use
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # read when torch is loaded: a thread without work spins for a moment, as small ops follow each other, then sleeps,
+    # so that other processes get its core
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         if arguments[:1] == ["train"]:
             train(arguments[1:])

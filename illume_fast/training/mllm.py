@@ -33,8 +33,8 @@ MOVED = ", moved"
 
 @dataclass(frozen=True, kw_only=True)
 class MllmConfig:
-    """`semantic` and `tokenizer` are the folders of stages 1 and 2; `start` is a checkpoint (a folder or "demo") to go on
-    from instead: its language model, with the text and vision tokenizers it was trained with.
+    """`semantic` and `tokenizer` are the folders of stages 1 and 2. A checkpoint `start` (its folder, or "demo") takes
+    their place: training goes on with its language model and its tokenizers.
 
     `sequences` are those of one step, by task; `weights` those of the tasks' losses. `drop_prompt` is the share of
     prompts dropped for guidance, `noise` the share of codes fed in wrong, `moved` the share of moved pictures.

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from illume_fast.data.emoji import EmojiEdit, EmojiRow, EmojiSet
 from illume_fast.data.errors import InputError
 from illume_fast.data.jsonl import read_conversations
 from illume_fast.model.checkpoint import load_checkpoint
@@ -44,6 +46,25 @@ def test_conversations_hold_every_row_and_edit(run):
     assert [len(train[task]) for task in mllm.TASKS] == [10, 10, 10]
     assert train["text_to_image"][0].turns[0].endswith("the content of image is red disc\n")
     assert train["editing"][0].images == ("images/00.png", "images/01.png")
+
+
+def test_what_little_else_resembles_is_repeated():
+    rows = [
+        EmojiRow(id=name, name=name, group="", subgroup="", base=base, tone="", split=split)
+        for name, base, split in [
+            ("apple", "apple", "train"), ("hand", "hand", "train"), ("dark hand", "hand", "train"),
+            ("pear", "pear", "val"),
+        ]
+    ]  # fmt: skip
+    edits = [EmojiEdit(1, 2, "darken", "skin tone", "train")] * 6 + [
+        EmojiEdit(0, 1, "into a hand", "shape", "train")
+    ] * 2
+    emoji = EmojiSet(rows, np.zeros((4, 3, 1, 1), np.uint8), edits)
+    train = prepare.conversations_of(emoji, "train", repeat=3)
+    assert [c.turns[1] for c in train["captions"]] == ["apple"] * 3 + ["hand", "dark hand"]
+    assert len(train["text_to_image"]) == 5
+    assert [c.images[0] for c in train["editing"]] == ["images/hand.png"] * 6 + ["images/apple.png"] * 6
+    assert len(prepare.conversations_of(emoji, "val")["captions"]) == 1
 
 
 @pytest.mark.parametrize("stage", ["semantic", "tokenizer", "mllm"])
