@@ -134,7 +134,7 @@ def _check(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | No
 def check_rows(op: str, like: Tensor, rows: tuple[float | Tensor | None, ...]) -> None:
     """Raise unless every tensor of `rows`, per-row parameters in the order of the op, fits `like` [B, ...]."""
     for name, values in zip(_NAMES, rows, strict=True):
-        if not isinstance(values, Tensor):
+        if values is None or not isinstance(values, Tensor):
             continue
         if values.shape != like.shape[:1]:
             raise RuntimeError(f"{op}: {name} has shape {tuple(values.shape)}, it must be [{like.shape[0]}]")

@@ -20,6 +20,9 @@ _function_modes = torch._C._len_torch_function_stack
 _functorch_level = torch._C._functorch.peek_interpreter_stack
 _jit_trace = torch._C._get_tracing_state
 
+# most arguments are of these types, which is quicker to see than that they are no tensor
+_PLAIN = frozenset({float, int, bool, str, type(None)})
+
 _forced: ContextVar[str | None] = ContextVar("backend", default=os.environ.get("ILLUME_FAST_BACKEND") or None)
 
 
@@ -195,7 +198,7 @@ def _has_own_rules(args: tuple[Any, ...]) -> bool:
         if kind is Tensor or kind is Parameter:
             if grad and arg.requires_grad:
                 return True
-        elif isinstance(arg, Tensor):
+        elif kind not in _PLAIN and isinstance(arg, Tensor):
             return True
     return False
 

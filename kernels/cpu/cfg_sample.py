@@ -30,7 +30,7 @@ def sample(
         cond = cond.contiguous()
     if uncond is not None and uncond.stride(1) != 1 and size > 1:
         uncond = uncond.contiguous()
-    values = [v.contiguous() if isinstance(v, Tensor) else None for v in per_row]
+    values = [v.contiguous() if v is not None and isinstance(v, Tensor) else None for v in per_row]
     if not native._C.cfg_sample(
         native.DTYPE_CODES[cond.dtype],
         cond.data_ptr(),
