@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tiny_vision import LEVELS, tiny_vision
 
 from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.engine import EngineConfig
@@ -11,13 +12,7 @@ from illume_fast.model.checkpoint import Checkpoint, build
 from illume_fast.model.config import DecoderConfig, build_vocab
 from illume_fast.model.generation_config import CheckpointConfig, GenerationConfig, SamplingDefaults
 from illume_fast.model.presets import demo
-from illume_fast.model.vision_config import (
-    PixelCodecConfig,
-    SemanticDecoderConfig,
-    SemanticEncoderConfig,
-    SimVQConfig,
-    ViTConfig,
-)
+from illume_fast.model.vision_config import PixelCodecConfig
 from illume_fast.pipeline import IllumePipeline
 
 WORDS = ("a red heart", "a small dog near the tree", "Generate an image of the grass", "make the sky green")
@@ -27,24 +22,14 @@ SIZES = ((32, 32), (32, 64))
 def tiny_config(text: TextTokenizer, **generation: object) -> CheckpointConfig:
     base = demo()
     vocab = build_vocab(
-        text.size, pad=text.pad, im_start=text.im_start, im_end=text.im_end, levels=(16, 24), tag_pixels=(32, 64)
+        text.size, pad=text.pad, im_start=text.im_start, im_end=text.im_end, levels=LEVELS, tag_pixels=(32, 64)
     )
-    vit = ViTConfig(depth=1, embed_dim=16, num_heads=2, hidden_size=24, patch_size=8)
     pixel = PixelCodecConfig(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, attn_resolutions=(3,))
     decoder = DecoderConfig(
         vocab_size=vocab.rows, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=1024,
     )  # fmt: skip
-    tokenizer = replace(
-        base.vision_tokenizer,
-        semantic_quantizer=SimVQConfig(codebook_size=16),
-        pixel_quantizer=SimVQConfig(codebook_size=24),
-        semantic_encoder=SemanticEncoderConfig(vit=vit, num_blocks=1, num_heads=2, embed_dim=16),
-        semantic_decoder=SemanticDecoderConfig(num_blocks=1, num_heads=2, embed_dim=16, output_channels=24),
-        pixel_encoder=pixel,
-        pixel_decoder=replace(pixel, ch=64, z_channels=64, embed_dim=64),
-    )
-    tower = replace(base.model.vision_tower, semantic_encoder=vit, pixel_encoder=pixel)
+    tokenizer, tower = tiny_vision(pixel)
     model = replace(base.model, decoder=decoder, vision_tower=tower, vocab=vocab)
     settings = {"semantic": SamplingDefaults(), "pixel": SamplingDefaults(top_k=9), "max_answer": 20, **generation}
     return CheckpointConfig(model, tokenizer, GenerationConfig(SIZES, **settings))

@@ -10,42 +10,27 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_vision import LEVELS, tiny_vision
 
 from illume_fast.model import checkpoint as checkpoints
 from illume_fast.model.checkpoint import CheckpointError, build, load_checkpoint, resolve, save_checkpoint
 from illume_fast.model.config import ConfigError, DecoderConfig, build_vocab
 from illume_fast.model.generation_config import CheckpointConfig
 from illume_fast.model.presets import demo
-from illume_fast.model.vision_config import (
-    PixelCodecConfig,
-    SemanticDecoderConfig,
-    SemanticEncoderConfig,
-    SimVQConfig,
-    ViTConfig,
-)
+from illume_fast.model.vision_config import PixelCodecConfig
 
 WEIGHT = "model.layers.0.mlp.up_proj.weight"
 
 
 def tiny_config(tied: bool = True) -> CheckpointConfig:
     config = demo()
-    vocab = build_vocab(40, pad=37, im_start=38, im_end=39, levels=(16, 24), tag_pixels=(64,))
-    vit = ViTConfig(depth=1, embed_dim=16, num_heads=2, hidden_size=24, patch_size=8)
+    vocab = build_vocab(40, pad=37, im_start=38, im_end=39, levels=LEVELS, tag_pixels=(64,))
     pixel = PixelCodecConfig(ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(1,), patch_size=4)
     decoder = DecoderConfig(
         vocab_size=vocab.rows, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=tied,
     )  # fmt: skip
-    tokenizer = replace(
-        config.vision_tokenizer,
-        semantic_quantizer=SimVQConfig(codebook_size=16),
-        pixel_quantizer=SimVQConfig(codebook_size=24),
-        semantic_encoder=SemanticEncoderConfig(vit=vit, num_blocks=1, num_heads=2, embed_dim=16),
-        semantic_decoder=SemanticDecoderConfig(num_blocks=1, num_heads=2, embed_dim=16, output_channels=24),
-        pixel_encoder=pixel,
-        pixel_decoder=replace(pixel, ch=64, z_channels=64, embed_dim=64),
-    )
-    tower = replace(config.model.vision_tower, semantic_encoder=vit, pixel_encoder=pixel)
+    tokenizer, tower = tiny_vision(pixel)
     model = replace(config.model, decoder=decoder, vision_tower=tower, vocab=vocab)
     return replace(config, model=model, vision_tokenizer=tokenizer)
 
