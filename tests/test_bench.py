@@ -50,5 +50,21 @@ def test_wrong_results_are_not_timed():
 def test_every_family_is_listed():
     from run import FAMILIES
 
-    files = {path.stem for path in (ROOT / "bench").glob("*.py")} - {"run", "timing", "cases"}
+    files = {path.stem for path in (ROOT / "bench").glob("*.py")} - {"run", "table", "timing", "cases"}
     assert files == set(FAMILIES)
+
+
+def test_the_table_shows_the_last_run_beside_the_best_peer():
+    from table import table
+
+    def row(case, who, ms):
+        return {"op": "max", "case": case, "who": who, "median_ms": ms, "floor_ms": 0.0123}
+
+    rows = [
+        row("a", "illume_fast", 9.0), row("a", "slow", 99.0), row("b", "illume_fast", 2.0), row("b", "sort", 1.0),
+        row("a", "illume_fast", 0.5), row("a", "slow", 80.0), row("a", "sort", 40.0),
+    ]  # fmt: skip
+    assert table(rows)[2:] == [
+        "| `max` | a | 0.5 | 40 (sort) | 80x | 0.012 |",
+        "| `max` | b | 2.0 | 1.0 (sort) | 0.5x | 0.012 |",
+    ]
