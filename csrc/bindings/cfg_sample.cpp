@@ -9,25 +9,49 @@
 
 namespace illume_fast {
 
+namespace {
+
+// The parameters in the order of the op: numbers, then addresses of per-row values, 0 where there are none.
+using Numbers = std::tuple<float, float, int64_t, float, float, int64_t, int64_t>;
+using Addresses = std::array<Address, 7>;
+
+SampleParameters parameters_of(const Numbers& n, const Addresses& at) {
+  return {{std::get<0>(n), pointer<float>(at[0])},   {std::get<1>(n), pointer<float>(at[1])},
+          {std::get<2>(n), pointer<int64_t>(at[2])}, {std::get<3>(n), pointer<float>(at[3])},
+          {std::get<4>(n), pointer<float>(at[4])},   {std::get<5>(n), pointer<int64_t>(at[5])},
+          {std::get<6>(n), pointer<int64_t>(at[6])}};
+}
+
+}  // namespace
+
 void register_cfg_sample(py::module_& m) {
-  // the parameters in the order of the op: numbers, then addresses of per-row values, 0 where there are none
-  using Numbers = std::tuple<float, float, int64_t, float, float, int64_t, int64_t>;
-  m.def("cfg_sample", [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride,
-                         Address ids, int64_t first, int64_t rows, int64_t size, const Numbers& n,
-                         const std::array<Address, 7>& at) {
-    const SampleParameters parameters{
-        {std::get<0>(n), pointer<float>(at[0])},   {std::get<1>(n), pointer<float>(at[1])},
-        {std::get<2>(n), pointer<int64_t>(at[2])}, {std::get<3>(n), pointer<float>(at[3])},
-        {std::get<4>(n), pointer<float>(at[4])},   {std::get<5>(n), pointer<int64_t>(at[5])},
-        {std::get<6>(n), pointer<int64_t>(at[6])}};
-    return cfg_sample(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond), uncond_stride,
-                      pointer<int64_t>(ids), first, rows, size, parameters);
-  });
+  m.def("cfg_sample",
+        [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride, Address ids,
+           int64_t first, int64_t rows, int64_t size, const Numbers& numbers, const Addresses& at) {
+          return cfg_sample(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond), uncond_stride,
+                            pointer<int64_t>(ids), first, rows, size, parameters_of(numbers, at));
+        });
   m.def("cfg_mix", [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride,
                       int out_dtype, Address out, int64_t rows, int64_t size, float guidance, Address guidance_rows) {
     cfg_mix(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond), uncond_stride,
             static_cast<DType>(out_dtype), pointer(out), rows, size, {guidance, pointer<float>(guidance_rows)});
   });
+#ifdef ILLUME_FAST_CUDA_ARCHITECTURES
+  m.def("cuda_cfg_sample",
+        [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride, Address ids,
+           int64_t first, int64_t rows, int64_t size, const Numbers& numbers, const Addresses& at, Address stream) {
+          return cuda::cfg_sample(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond),
+                                  uncond_stride, pointer<int64_t>(ids), first, rows, size,
+                                  parameters_of(numbers, at), pointer(stream));
+        });
+  m.def("cuda_cfg_mix",
+        [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride, int out_dtype,
+           Address out, int64_t rows, int64_t size, float guidance, Address guidance_rows, Address stream) {
+          return cuda::cfg_mix(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond), uncond_stride,
+                               static_cast<DType>(out_dtype), pointer(out), rows, size,
+                               {guidance, pointer<float>(guidance_rows)}, pointer(stream));
+        });
+#endif
 }
 
 }  // namespace illume_fast

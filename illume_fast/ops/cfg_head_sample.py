@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from illume_fast.kernels.cpu import cfg_head_sample as cpu
+from illume_fast.kernels.cuda import cfg_head_sample as cuda
 from illume_fast.ops.cfg_sample import DTYPES, cfg_sample_reference, check_rows, split
 from illume_fast.ops.dispatch import Backend, declare
 
@@ -76,6 +77,7 @@ def _check(
 cfg_head_sample_op = declare(
     "cfg_head_sample",
     cfg_head_sample_reference,
+    Backend("cuda", cuda.run, cuda.declines),
     Backend("cpu", cpu.run, cpu.declines),
     check=_check,
     fake=lambda hidden_cond, *rest: hidden_cond.new_empty(hidden_cond.shape[0], dtype=torch.int64),

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels.cpu import cfg_sample as cpu
+from illume_fast.kernels.cuda import cfg_sample as cuda
 from illume_fast.ops.dispatch import Backend, declare
 from illume_fast.ops.philox import philox, scaled
 
@@ -147,6 +148,7 @@ def check_rows(op: str, like: Tensor, rows: tuple[float | Tensor | None, ...]) -
 cfg_sample_op = declare(
     "cfg_sample",
     cfg_sample_reference,
+    Backend("cuda", cuda.run, cuda.declines),
     Backend("cpu", cpu.run, cpu.declines),
     check=_check,
     fake=lambda cond, *rest: cond.new_empty(cond.shape[0], dtype=torch.int64),

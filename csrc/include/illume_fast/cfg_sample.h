@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "illume_fast/cuda.h"
 #include "illume_fast/dtype.h"
 #include "illume_fast/isa.h"
 
@@ -36,5 +37,16 @@ ILLUME_FAST_PER_ISA(void, cfg_mix,
                     (DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
                      DType out_dtype, void* out, int64_t rows, int64_t size, const PerRow<float>& guidance),
                     (dtype, cond, cond_stride, uncond, uncond_stride, out_dtype, out, rows, size, guidance))
+
+namespace cuda {
+
+// The same on a GPU, each in one launch. Both return 0 or CUDA's error code, of the launch alone; rows * size > 0.
+int cfg_sample(DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
+               int64_t* ids, int64_t first, int64_t rows, int64_t size, const SampleParameters& parameters,
+               Stream stream);
+int cfg_mix(DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
+            DType out_dtype, void* out, int64_t rows, int64_t size, const PerRow<float>& guidance, Stream stream);
+
+}  // namespace cuda
 
 }  // namespace illume_fast

@@ -1,0 +1,89 @@
+// The GPU's draw, run on emulated blocks and clusters, beside that of the CPU kernels.
+#include "check.h"
+#include "cfg_sample.cuh"
+
+using namespace illume_fast;
+using namespace illume_fast::testing;
+
+namespace {
+
+constexpr float kInf = INFINITY;
+
+struct Settings {
+  float guidance, temperature;
+  int64_t top_k;
+  float top_p, min_p;
+};
+
+SampleParameters parameters(const Settings& s, int64_t seed, int64_t step) {
+  return {{s.guidance, nullptr}, {s.temperature, nullptr}, {s.top_k, nullptr}, {s.top_p, nullptr},
+          {s.min_p, nullptr},    {seed, nullptr},          {step, nullptr}};
+}
+
+int64_t emulate(Buffer<float>& cond, Buffer<float>& uncond, const SampleParameters& p, int blocks, int64_t cached) {
+  const int64_t size = cond.size(), slice = (size + blocks - 1) / blocks;
+  int64_t id = -7;
+  const cuda::Args args{cond.get(), uncond.get(), size, size, &id, 0, size, slice, std::min(slice, cached), p};
+  std::vector<Buffer<cuda::Shared>> shared;
+  std::vector<Buffer<int32_t>> keys;
+  std::vector<char*> bases;
+  for (int b = 0; b < blocks; ++b) {
+    shared.emplace_back(1);
+    keys.emplace_back(args.cached);
+    bases.push_back(reinterpret_cast<char*>(shared.back().get()));
+  }
+  const float guidance = p.guidance.value;
+  emulated::run_cluster(blocks, cuda::kThreads, bases, [&] {
+    const size_t b = emulated::block();
+    if (guidance == 1.0f || guidance == 0.0f) {
+      cuda::sample_row<float, false>(args, 0, guidance, keys[b].get(), *shared[b].get());
+    } else {
+      cuda::sample_row<float, true>(args, 0, guidance, keys[b].get(), *shared[b].get());
+    }
+  });
+  return id;
+}
+
+void compare(Buffer<float>& cond, Buffer<float>& uncond, const Settings& settings, int64_t seed) {
+  const SampleParameters p = parameters(settings, seed, 3);
+  int64_t expected = -9;
+  const int64_t size = cond.size();
+  CHECK(cfg_sample(DType::f32, cond.get(), size, uncond.get(), size, &expected, 0, 1, size, p));
+  CHECK(emulate(cond, uncond, p, 1, size) == expected);
+  CHECK(emulate(cond, uncond, p, 2, 5) == expected);  // most keys are mixed again
+}
+
+}  // namespace
+
+int main() {
+  const Settings all[] = {
+      {3.0f, 1.0f, 0, 1.0f, 0.0f},   {3.0f, 1.0f, 20, 1.0f, 0.0f},  {1.0f, 0.7f, 0, 0.8f, 0.0f},
+      {0.0f, 1.0f, 0, 1.0f, 0.1f},   {2.5f, 1.7f, 60, 0.6f, 0.02f}, {3.0f, 0.0f, 5, 0.5f, 0.0f},
+      {3.0f, 1.0f, 1, 1.0f, 0.0f},   {-1.0f, 1e30f, 7, 0.0f, 0.0f}, {NAN, 1.0f, 0, 1.0f, 0.0f},
+      {3.0f, 1.0f, 9999, 1.0f, 1.0f}};
+  int64_t seed = 1;
+  for (const int64_t size : {33, 301, 700}) {
+    for (const Settings& settings : all) {
+      Buffer<float> cond(size), uncond(size);
+      Random random(static_cast<uint64_t>(++seed));
+      for (int64_t i = 0; i < size; ++i) {
+        cond[i] = random(6.0f);
+        uncond[i] = random(6.0f);
+        if (seed % 2 == 0) continue;
+        // ties, and masked tokens
+        cond[i] = std::round(cond[i]);
+        uncond[i] = std::round(uncond[i]);
+        if (random() > 0.5f) cond[i] = -kInf;
+      }
+      compare(cond, uncond, settings, seed);
+    }
+  }
+  for (const float bad : {NAN, kInf, -kInf}) {
+    Buffer<float> cond(40), uncond(40);
+    fill(uncond, 5);
+    for (int64_t i = 0; i < 40; ++i) cond[i] = bad == -kInf ? bad : uncond[i];
+    cond[17] = bad;
+    compare(cond, uncond, all[5], 1);
+  }
+  return report();
+}

@@ -1,0 +1,52 @@
+"""Guidance, filters and draw on an NVIDIA GPU, in one launch; contracts are in `illume_fast.ops.cfg_sample`."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from illume_fast.kernels import native
+
+
+def declines(cond: Tensor, *rest: object) -> str | None:
+    return native.declines_cuda(cond)
+
+
+def run(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | None) -> Tensor:
+    return sample(cond, uncond, 0, parameters[:7], parameters[7:])
+
+
+def sample(
+    cond: Tensor,
+    uncond: Tensor | None,
+    first: int,
+    numbers: Sequence[float | Tensor | None],
+    per_row: Sequence[float | Tensor | None],
+) -> Tensor:
+    """The draws, when the id of a row's first logit is `first`."""
+    rows, size = cond.shape
+    if rows == 0 or size == 0:
+        return cond.new_full((rows,), -1, dtype=torch.int64)
+    out = torch.empty(rows, dtype=torch.int64, device=cond.device)
+    if cond.stride(1) != 1:
+        cond = cond.contiguous()
+    if uncond is not None and uncond.stride(1) != 1:
+        uncond = uncond.contiguous()
+    values = [v.contiguous() if isinstance(v, Tensor) else None for v in per_row]
+    with torch.cuda.device(cond.device):
+        code = native._C.cuda_cfg_sample(
+            native.DTYPE_CODES[cond.dtype],
+            cond.data_ptr(),
+            cond.stride(0),
+            0 if uncond is None else uncond.data_ptr(),
+            0 if uncond is None else uncond.stride(0),
+            out.data_ptr(),
+            first,
+            rows,
+            size,
+            numbers,
+            [0 if v is None else v.data_ptr() for v in values],
+            torch.cuda.current_stream().cuda_stream,
+        )
+    native.raise_cuda_error("cfg_sample", code)
+    return out
