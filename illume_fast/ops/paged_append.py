@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from illume_fast.kernels.cpu import paged_append as cpu
+from illume_fast.kernels.cuda import paged_append as cuda
 from illume_fast.ops.dispatch import Backend, declare
 from illume_fast.ops.paged_cache import (
     STORAGE_TYPES,
@@ -26,7 +27,8 @@ def paged_append_reference(
     one place: which of them stays there is not said.
 
     Raises:
-        RuntimeError: naming a row, position or page that is out of range; nothing is written then.
+        RuntimeError: naming a row, position or page that is out of range; nothing is written then. On a GPU, to
+            save waiting for it, such a token is left out instead.
     """
     bad = first_out_of_range(k_pages, page_table, rows, positions, from_start=False)
     if bad is not None:
@@ -60,6 +62,7 @@ def _append_cpu(
 paged_append = declare(
     "paged_append",
     paged_append_reference,
+    Backend("cuda", cuda.append, cuda.declines),
     Backend("cpu", _append_cpu, cpu.declines),
     check=_check,
     fake=lambda k, v, k_pages, v_pages, page_table, rows, positions: None,

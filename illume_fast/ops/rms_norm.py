@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels.cpu import rms_norm as cpu
+from illume_fast.kernels.cuda import rms_norm as cuda
 from illume_fast.ops.dispatch import Backend, declare
 
 
@@ -116,6 +117,7 @@ def _backward_add(ctx: Any, grad: Tensor, grad_sum: Tensor) -> tuple[Tensor, Ten
 rms_norm_backward = declare(
     "rms_norm_backward",
     rms_norm_backward_reference,
+    Backend("cuda", cuda.backward, cuda.declines),
     Backend("cpu", cpu.backward, cpu.declines),
     check=_check_backward,
     fake=lambda grad, grad_sum, x, weight, eps: (_empty(x), _empty(weight)),
@@ -123,6 +125,7 @@ rms_norm_backward = declare(
 rms_norm = declare(
     "rms_norm",
     rms_norm_reference,
+    Backend("cuda", cuda.forward, cuda.declines),
     Backend("cpu", cpu.forward, cpu.declines),
     check=_check,
     fake=lambda x, weight, eps: _empty(x),
@@ -132,6 +135,7 @@ rms_norm = declare(
 add_rms_norm = declare(
     "add_rms_norm",
     add_rms_norm_reference,
+    Backend("cuda", cuda.add_forward, cuda.declines),
     Backend("cpu", cpu.add_forward, cpu.declines),
     check=_check_add,
     fake=lambda x, residual, weight, eps: (_empty(x), _empty(x)),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels.cpu import rope as cpu
+from illume_fast.kernels.cuda import rope as cuda
 from illume_fast.ops.dispatch import Backend, declare
 
 
@@ -65,6 +66,7 @@ def _backward(ctx: Any, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor, Tensor,
 rope = declare(
     "rope",
     rope_reference,
+    Backend("cuda", cuda.forward, cuda.declines),
     Backend("cpu", cpu.forward, cpu.declines),
     check=_check,
     fake=lambda q, k, cos, sin: (_empty(q), _empty(k)),

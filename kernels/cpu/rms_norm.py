@@ -10,7 +10,7 @@ def declines(*args: Tensor | float | None) -> str | None:
     return native.declines_cpu(args[0])  # the op's check has made the others like it
 
 
-def _rows(x: Tensor) -> Tensor:
+def in_rows(x: Tensor) -> Tensor:
     """[rows, H] with contiguous rows: a view where x's layout allows, else a copy."""
     if x.dim() != 2:
         x = x.reshape(-1, x.shape[-1])
@@ -21,7 +21,7 @@ def forward(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     if out.numel() == 0:
         return out
-    x, weight = _rows(x), weight.contiguous()
+    x, weight = in_rows(x), weight.contiguous()
     rows, columns = x.shape
     native._C.rms_norm_forward(
         native.DTYPE_CODES[x.dtype],
@@ -44,7 +44,7 @@ def add_forward(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tupl
     out = torch.empty_like(total)
     if out.numel() == 0:
         return out, total
-    x, residual, weight = _rows(x), _rows(residual), weight.contiguous()
+    x, residual, weight = in_rows(x), in_rows(residual), weight.contiguous()
     rows, columns = x.shape
     native._C.rms_norm_forward(
         native.DTYPE_CODES[x.dtype],

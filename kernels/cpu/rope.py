@@ -10,7 +10,7 @@ def declines(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> str | None:
     return native.declines_cpu(q)  # the op's check has made the others like it
 
 
-def _tokens(x: Tensor) -> Tensor:
+def in_tokens(x: Tensor) -> Tensor:
     """[tokens, heads, D] with contiguous heads: a view where x's layout allows, else a copy."""
     if x.dim() != 3:
         x = x.flatten(0, -3)
@@ -22,7 +22,7 @@ def forward(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Ten
     k_out = torch.empty_like(k, memory_format=torch.contiguous_format)
     if cos.numel() == 0 or q.numel() + k.numel() == 0:
         return q_out, k_out
-    q, k, cos, sin = _tokens(q), _tokens(k), cos.contiguous(), sin.contiguous()
+    q, k, cos, sin = in_tokens(q), in_tokens(k), cos.contiguous(), sin.contiguous()
     half = cos.shape[-1]
     native._C.rope(
         native.DTYPE_CODES[q.dtype],

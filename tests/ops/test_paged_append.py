@@ -90,6 +90,7 @@ def test_strided_tables_and_indices(backend):
     *tensors, table, rows, positions = inputs()
     wide = torch.stack((table, torch.full_like(table, -1)), -1)
     indices = torch.stack((rows, positions), 1)
+    skip_unless_runs(paged_append, backend, *tensors, table, rows, positions)
     with use_backend(backend):
         assert_appends((*tensors, wide[..., 0], indices[:, 0], indices[:, 1]))
 
@@ -111,8 +112,8 @@ def test_of_two_tokens_with_one_place_the_cpu_keeps_the_later():
         assert_appends(args)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_what_is_out_of_range_is_named_and_nothing_is_written(backend):
+def misplaced():
+    """(arguments, message): token 4 has a row, a position or a page that does not exist."""
     *tensors, table, rows, positions = inputs()
     broken = table.clone()
     broken[1, 2] = 99
@@ -125,7 +126,7 @@ def test_what_is_out_of_range_is_named_and_nothing_is_written(backend):
         index[4] = value
         return index
 
-    cases = [
+    where = [
         ((table, at(rows, 3), positions), "token 4 names row 3 of a page table with 3 rows"),
         ((table, at(rows, -1), positions), "token 4 names row -1 of a page table with 3 rows"),
         ((table, rows, at(positions, 12)), "token 4 stands at position 12 of row 1, which has 3 pages of 4 tokens"),
@@ -134,12 +135,28 @@ def test_what_is_out_of_range_is_named_and_nothing_is_written(backend):
         ((broken, rows, positions), r"needs page 99 \(page_table\[1, 2\]\), not from 0 to 10"),
         ((negative, rows, positions), r"needs page -1 \(page_table\[1, 2\]\), not from 0 to 10"),
     ]
-    before = [t.clone() for t in tensors[2:]]
-    with use_backend(backend):
-        for where, message in cases:
-            with pytest.raises(RuntimeError, match=f"paged_append: .*{message}"):
-                paged_append(*tensors, *where)
-            assert all(torch.equal(a, b) for a, b in zip(tensors[2:], before, strict=True))
+    return [((*tensors, *places), message) for places, message in where]
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "cuda"])
+def test_what_is_out_of_range_is_named_and_nothing_is_written(backend):
+    for args, message in misplaced():
+        before = [pages.clone() for pages in args[2:4]]
+        with use_backend(backend), pytest.raises(RuntimeError, match=f"paged_append: .*{message}"):
+            paged_append(*args)
+        assert all(torch.equal(a, b) for a, b in zip(args[2:4], before, strict=True))
+
+
+def test_a_gpu_leaves_out_what_is_out_of_range():
+    for args, _ in misplaced():
+        skip_unless_runs(paged_append, "cuda", *args)
+        others = torch.arange(9, device=DEVICE) != 4
+        k, v, *pages, table, rows, positions = args
+        kept = (k[others], v[others], *pages, table, rows[others], positions[others])
+        expected = expected_pages(*kept)
+        with use_backend("cuda"):
+            paged_append(*args)
+        assert all(torch.equal(a, b) for a, b in zip(pages, expected, strict=True))
 
 
 def test_entries_that_no_token_needs_may_be_anything():

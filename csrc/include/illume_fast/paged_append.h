@@ -1,6 +1,7 @@
 // Writing new keys and values into a paged cache.
 #pragma once
 
+#include "illume_fast/cuda.h"
 #include "illume_fast/heads.h"
 #include "illume_fast/isa.h"
 #include "illume_fast/paged_cache.h"
@@ -14,5 +15,14 @@ ILLUME_FAST_PER_ISA(int64_t, paged_append,
                     (DType dtype, Heads k, Heads v, const PagedCache& cache, Indices rows, Indices positions,
                      int64_t tokens),
                     (dtype, k, v, cache, rows, positions, tokens))
+
+namespace cuda {
+
+// The same on a GPU, where a token out of range is left out and the others are written. Returns 0 or CUDA's error code, of
+// the launch alone; tokens, heads and size are not 0.
+int paged_append(DType dtype, Heads k, Heads v, const PagedCache& cache, Indices rows, Indices positions, int64_t tokens,
+                 Stream stream);
+
+}  // namespace cuda
 
 }  // namespace illume_fast

@@ -1,0 +1,42 @@
+"""Rotary position embedding on an NVIDIA GPU; contracts are in `illume_fast.ops.rope`."""
+
+import torch
+from torch import Tensor
+
+from illume_fast.kernels import native
+from illume_fast.kernels.cpu.rope import in_tokens
+
+
+def declines(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> str | None:
+    return native.declines_cuda(q)  # the op's check has made the others like it
+
+
+def forward(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    q_out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    k_out = torch.empty_like(k, memory_format=torch.contiguous_format)
+    if cos.numel() == 0 or q.numel() + k.numel() == 0:
+        return q_out, k_out
+    q, k, cos, sin = in_tokens(q), in_tokens(k), cos.contiguous(), sin.contiguous()
+    half = cos.shape[-1]
+    with torch.cuda.device(q.device):
+        code = native._C.cuda_rope(
+            native.DTYPE_CODES[q.dtype],
+            q.data_ptr(),
+            q.stride(0),
+            q.stride(1),
+            q.shape[1],
+            k.data_ptr(),
+            k.stride(0),
+            k.stride(1),
+            k.shape[1],
+            cos.data_ptr(),
+            sin.data_ptr(),
+            cos.numel() // half,
+            q_out.data_ptr(),
+            k_out.data_ptr(),
+            q.shape[0],
+            half,
+            torch.cuda.current_stream().cuda_stream,
+        )
+    native.raise_cuda_error("rope", code)
+    return q_out, k_out
