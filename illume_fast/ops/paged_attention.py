@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels.cpu import paged_attention as cpu
+from illume_fast.kernels.cuda import paged_attention as cuda
 from illume_fast.ops.dispatch import Backend, declare
 from illume_fast.ops.paged_cache import (
     STORAGE_TYPES,
@@ -27,11 +28,12 @@ def paged_attention_reference(
     divides Hq and query head h reads key head h // (Hq / Hkv); `page_table` is int32 [rows >= B, max_pages] (the layout
     of flash-attn's `flash_attn_with_kvcache`) and `seq_lens` int32 or int64 [B]. Arithmetic is in float32 (float64 with
     float64). Returns [B, Hq, D] contiguous, of q's dtype; zeros where the length is 0. What stands in the cache behind
-    a row's length is never used. On the CPU kernel a row's result is the same, bit for bit, alone and in any batch,
-    with any number of threads.
+    a row's length is never used. On the kernels a row's result is the same, bit for bit, alone and in any batch, with
+    any number of threads.
 
     Raises:
-        RuntimeError: naming a length or page that is out of range.
+        RuntimeError: naming a length or page that is out of range. On a GPU, to save waiting for it, such a row gets
+            NaN instead.
     """
     rows = torch.arange(q.shape[0], device=q.device)
     if (seq_lens < 0).any():
@@ -127,9 +129,22 @@ def _prefill_cpu(
     return out
 
 
+def _decode_cuda(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, seq_lens: Tensor, scale: float
+) -> Tensor:
+    return cuda.attend(q, k_pages, v_pages, page_table, None, seq_lens, 0, scale)
+
+
+def _prefill_cuda(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, rows: Tensor, positions: Tensor, scale: float
+) -> Tensor:
+    return cuda.attend(q, k_pages, v_pages, page_table, rows, positions, 1, scale)
+
+
 paged_attention = declare(
     "paged_attention",
     paged_attention_reference,
+    Backend("cuda", _decode_cuda, cuda.declines),
     Backend("cpu", _decode_cpu, cpu.declines),
     check=_check,
     fake=lambda q, k_pages, v_pages, page_table, seq_lens, scale: _empty(q),
@@ -137,6 +152,7 @@ paged_attention = declare(
 paged_prefill_attention = declare(
     "paged_prefill_attention",
     paged_prefill_attention_reference,
+    Backend("cuda", _prefill_cuda, cuda.declines),
     Backend("cpu", _prefill_cpu, cpu.declines),
     check=_check_prefill,
     fake=lambda q, k_pages, v_pages, page_table, rows, positions, scale: _empty(q),

@@ -40,6 +40,11 @@ class Case:
             self.q[rows], self.k_pages, self.v_pages, self.table[rows], self.lengths[rows], self.scale
         )
 
+    def skip_unless_runs(self, backend):
+        skip_unless_runs(
+            paged_attention, backend, self.q, self.k_pages, self.v_pages, self.table, self.lengths, self.scale
+        )
+
     def exact(self):
         out = []
         for q, table, length in zip(self.q.double(), self.table, self.lengths.tolist(), strict=True):
@@ -88,7 +93,7 @@ def threads():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_matches_double(backend, dtype, query_heads, key_heads, size):
     case = make(query_heads, key_heads, size, dtype=dtype)
-    skip_unless_runs(paged_attention, backend, case.q, case.k_pages, case.v_pages, case.table, case.lengths, 1.0)
+    case.skip_unless_runs(backend)
     with use_backend(backend):
         actual = case.decode()
     assert_matches(actual, case.exact(), "decode")
@@ -100,6 +105,7 @@ def test_matches_double(backend, dtype, query_heads, key_heads, size):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_queries_and_cache_may_differ_in_dtype(backend, cache, dtype):
     case = make(dtype=dtype, cache=cache)
+    case.skip_unless_runs(backend)
     with use_backend(backend):
         assert_matches(case.decode(), case.exact(), "decode")
 
@@ -153,6 +159,7 @@ def ragged(case, most=40, shuffled=False):
 def test_prefill_matches_causal_attention(backend, shuffled, index):
     lengths = (50, 0, 200, 7)
     case = make(6, 2, 32, lengths)
+    case.skip_unless_runs(backend)
     rows, positions = ragged(case, most=200, shuffled=shuffled)
     q = torch.randn(len(rows), 6, 32, generator=torch.Generator().manual_seed(2)).to(DEVICE)
     with use_backend(backend):
@@ -216,6 +223,7 @@ def test_bits_do_not_depend_on_where_pages_lie():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_strided_views_of_a_fused_projection(backend):
     case = make(6, 2, 32, dtype=torch.bfloat16)
+    case.skip_unless_runs(backend)
     fused = torch.randn(len(case.q), 10, 32, generator=torch.Generator().manual_seed(4)).to(DEVICE, torch.bfloat16)
     wide = torch.stack((case.table, case.table), -1)
     with use_backend(backend):
@@ -229,6 +237,7 @@ def test_strided_views_of_a_fused_projection(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_large_scores_and_bad_keys(backend):
     case = make(lengths=(200, 200, 200, 200))
+    case.skip_unless_runs(backend)
     case.k_pages[case.table[0, 3], 5] *= 1e4  # one key takes all
     case.k_pages[case.table[1, 9], 0] = float("nan")
     case.v_pages[case.table[2, 9], 0] = float("inf")
@@ -243,17 +252,18 @@ def test_large_scores_and_bad_keys(backend):
     assert_matches(out[3:], exact[3:], "a key of weight 0")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_what_is_out_of_range_is_named(backend):
+def misplaced():
+    """Arguments of paged_attention and of paged_prefill_attention, without the scale, of which one token is out of
+    range, each with what is said of it."""
     case = make(lengths=(40, 17))
     tensors = case.q, case.k_pages, case.v_pages
     pages = len(case.k_pages)
-    rows, positions = torch.tensor([1, 0]), torch.tensor([16, 39])
+    rows, positions = torch.tensor([1, 0], device=DEVICE), torch.tensor([16, 39], device=DEVICE)
     broken = case.table.clone()
     broken[1, 0] = pages
 
     def lengths(*values):
-        return torch.tensor(values)
+        return torch.tensor(values, device=DEVICE)
 
     decode = [
         ((case.table, lengths(40, -1)), r"seq_lens\[1\] is -1, not at least 0"),
@@ -263,20 +273,32 @@ def test_what_is_out_of_range_is_named(backend):
         ((broken, lengths(40, 17)), rf"token 1 needs page {pages} \(page_table\[1, 0\]\), not from 0 to {pages - 1}"),
     ]
     prefill = [
-        ((case.table, torch.tensor([1, 2]), positions), "token 1 names row 2 of a page table with 2 rows"),
-        ((case.table, torch.tensor([-1, 0]), positions), "token 0 names row -1"),
-        ((case.table, rows, torch.tensor([16, -1])), "token 1 stands at position -1 of row 0"),
-        ((case.table, rows, torch.tensor([2**63 - 1, 1])), "token 0 stands at position 9223372036854775807"),
-        ((case.table, rows, torch.tensor([32, 1])), r"token 0 needs page -7 \(page_table\[1, 2\]\)"),
+        ((case.table, lengths(1, 2), positions), "token 1 names row 2 of a page table with 2 rows"),
+        ((case.table, lengths(-1, 0), positions), "token 0 names row -1"),
+        ((case.table, rows, lengths(16, -1)), "token 1 stands at position -1 of row 0"),
+        ((case.table, rows, lengths(2**63 - 1, 1)), "token 0 stands at position 9223372036854775807"),
+        ((case.table, rows, lengths(32, 1)), r"token 0 needs page -7 \(page_table\[1, 2\]\)"),
         ((broken, rows, positions), rf"token 0 needs page {pages} \(page_table\[1, 0\]\)"),
     ]
-    with use_backend(backend):
-        for args, message in decode:
-            with pytest.raises(RuntimeError, match=f"paged_attention: {message}"):
-                paged_attention(*tensors, *args, 1.0)
-        for args, message in prefill:
-            with pytest.raises(RuntimeError, match=f"paged_prefill_attention: {message}"):
-                paged_prefill_attention(*tensors, *args, 1.0)
+    calls = [(paged_attention, decode), (paged_prefill_attention, prefill)]
+    return [(op, (*tensors, *where), said) for op, cases in calls for where, said in cases]
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "cuda"])
+def test_what_is_out_of_range_is_named(backend):
+    for op, args, message in misplaced():
+        with use_backend(backend), pytest.raises(RuntimeError, match=f"{op.__name__}: {message}"):
+            op(*args, 1.0)
+
+
+def test_a_gpu_gives_nan_to_what_is_out_of_range():
+    for op, args, message in misplaced():
+        skip_unless_runs(op, "cuda", *args, 1.0)
+        bad = 0 if "token 0" in message else 1
+        with use_backend("cuda"):
+            out = op(*args, 1.0)
+        assert out[bad].isnan().all()
+        assert out[1 - bad].isfinite().all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

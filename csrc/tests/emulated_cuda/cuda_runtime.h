@@ -126,6 +126,7 @@ inline int lane() { return machine.current % 32; }
 }  // namespace emulated
 
 inline void __syncthreads() { emulated::machine.block_barriers[emulated::block()].wait(); }
+inline void __syncwarp() { emulated::machine.warp_barriers[static_cast<size_t>(emulated::machine.current) / 32].wait(); }
 
 template <typename T>
 T __shfl_sync(unsigned, T value, int source) {

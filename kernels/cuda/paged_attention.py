@@ -1,0 +1,69 @@
+"""Attention over a paged cache on an NVIDIA GPU; contracts are in `illume_fast.ops.paged_attention`."""
+
+import torch
+from torch import Tensor
+
+from illume_fast.kernels import native
+from illume_fast.kernels.cpu.paged_append import declines_pages, packed_heads, packed_table
+
+
+def declines(q: Tensor, k_pages: Tensor, v_pages: Tensor, *rest: Tensor | float) -> str | None:
+    reason = native.declines_cuda(q) or declines_pages(k_pages, v_pages)
+    if reason is None and not native._C.cuda_paged_attention_takes(q.shape[2]):
+        return f"no kernel for heads of {q.shape[2]} elements"
+    return reason
+
+
+def attend(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    rows: Tensor | None,
+    lengths: Tensor,
+    extra: int,
+    scale: float,
+) -> Tensor:
+    """Token t sees the first lengths[t] + extra tokens of row rows[t], or of row t without `rows`; a token that is out
+    of range gets NaN, since to raise, the GPU would have to be waited for."""
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    if out.numel() == 0:
+        return out
+    q, page_table, lengths = packed_heads(q), packed_table(page_table), lengths.contiguous()
+    if rows is not None:
+        rows = rows.contiguous()
+    tokens, query_heads, size = q.shape
+    num_pages, page_size, heads, _ = k_pages.shape
+    floats = native._C.cuda_paged_attention_parts(page_size, size, page_table.shape[1], query_heads, tokens)
+    parts = torch.empty(floats, device=q.device)
+    with torch.cuda.device(q.device):
+        code = native._C.cuda_paged_attention(
+            native.DTYPE_CODES[q.dtype],
+            q.data_ptr(),
+            q.stride(0),
+            q.stride(1),
+            query_heads,
+            native.DTYPE_CODES[k_pages.dtype],
+            k_pages.data_ptr(),
+            v_pages.data_ptr(),
+            num_pages,
+            page_size,
+            heads,
+            size,
+            page_table.data_ptr(),
+            page_table.shape[0],
+            page_table.stride(0),
+            page_table.shape[1],
+            0 if rows is None else rows.data_ptr(),
+            rows is not None and rows.dtype is torch.int64,
+            lengths.data_ptr(),
+            lengths.dtype is torch.int64,
+            extra,
+            scale,
+            out.data_ptr(),
+            tokens,
+            parts.data_ptr(),
+            torch.cuda.current_stream().cuda_stream,
+        )
+    native.raise_cuda_error("paged_attention", code)
+    return out
