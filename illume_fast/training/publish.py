@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
+from illume_fast.data.errors import InputError
 from illume_fast.model.checkpoint import load_checkpoint, save_checkpoint
+from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.tensor_files import read_json, staging
 
 MAX_FILE_BYTES = 16 * 2**20 - 2**16  # of tensors; the header comes on top
@@ -41,19 +44,23 @@ this card. `val` holds families that were never seen, so that only the tokenizer
 class PublishConfig:
     """`checkpoint` is what `train mllm` wrote, `scores` what `evaluate emoji --json` wrote, `out` the folder to ship.
 
-    `guidance` and `edit_guidance` become the defaults.
+    `guidance` and `edit_guidance` become the defaults. `tokenizer`, the folder of a run of stage 2 with
+    `--decoder-only`, gives its decoder in place of the checkpoint's.
     """
 
     checkpoint: Path
     out: Path
     guidance: float
     edit_guidance: float
+    tokenizer: Path | None = None
     scores: tuple[Path, ...] = ()
 
 
 def main(config: PublishConfig) -> None:
     """Write the folder and its card."""
     loaded = load_checkpoint(config.checkpoint)
+    if config.tokenizer is not None:
+        _take_decoder(loaded.vision_tokenizer, config.tokenizer / "vision_tokenizer.safetensors")
     generation = replace(loaded.config.generation, guidance=config.guidance, edit_guidance=config.edit_guidance)
     settings = replace(loaded.config, generation=generation)
     # the folder that was judged is no more once this one is there
@@ -69,6 +76,16 @@ def main(config: PublishConfig) -> None:
         for report in reports:
             stage.write_text(f"scores_{report['settings']['split']}.json", json.dumps(report, indent=1) + "\n")
     print(f"{config.out}: {parameters:.2f} million parameters, {_bytes(config.out) / 2**20:.1f} MiB")
+
+
+def _take_decoder(vision: DualViTok, path: Path) -> None:
+    """Raises InputError where the file differs in what makes codes, which the language model has learnt."""
+    trained = load_file(path)
+    for name, tensor in vision.state_dict().items():
+        if name.startswith(("pixel_decoder.", "pixel_post_quant_conv.")):
+            tensor.copy_(trained[name])
+        elif not torch.equal(tensor.bfloat16(), trained[name].bfloat16()):
+            raise InputError(f"{path}: {name} is not that of the checkpoint; only a decoder can be exchanged")
 
 
 def _of(report: Mapping[str, Any], model: str) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from illume_fast.data.errors import InputError
 from illume_fast.data.jsonl import Pictures, read_conversations
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.movqgan import to_uint8
@@ -19,12 +20,18 @@ from illume_fast.training.state import write_tensors
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """`semantic` is the folder of stage 1; `colours` the share of pictures whose colour channels are swapped."""
+    """`semantic` is the folder of stage 1; `colours` the share of pictures whose colour channels are swapped.
+
+    `start`, the folder of another run of this stage, takes the place of `semantic`: training goes on from there. With
+    `decoder_only` the codes of every picture stay what they are, and a language model that writes them stays right.
+    """
 
     data: Path
     prepared: Path
-    semantic: Path
     out: Path
+    semantic: Path | None = None
+    start: Path | None = None
+    decoder_only: bool = False
     size: int = 64
     colours: float = 0.3
     lowest_zoom: float = 0.8
@@ -38,12 +45,7 @@ def main(config: TokenizerConfig) -> None:
     """Train and write `out/vision_tokenizer.safetensors`."""
     steady_threads()
     seen, unseen = (load_pictures(config, split) for split in ("train", "val"))
-    torch.manual_seed(config.loop.seed)
-    model = DualViTok(demo_tokenizer())
-    vit = model.semantic_encoder.model
-    vit.load_state_dict(load_file(config.semantic / "vit.safetensors"), strict=True)
-    vit.requires_grad_(False)
-    spread_codes(model, to_float(seen[:256]))
+    model = first_model(config, seen)
     for branch in (model.pixel_encoder, model.pixel_decoder):
         to_channels_last(branch)
         if config.compile:
@@ -62,6 +64,27 @@ def main(config: TokenizerConfig) -> None:
 
     fit(model, step, config.loop, config.out, evaluate)
     write_tensors(config.out / "vision_tokenizer.safetensors", model.state_dict(), {})
+
+
+def first_model(config: TokenizerConfig, seen: Tensor) -> DualViTok:
+    """The model before training, with all that is not to be trained frozen."""
+    torch.manual_seed(config.loop.seed)
+    model = DualViTok(demo_tokenizer())
+    vit = model.semantic_encoder.model
+    if config.start is not None:
+        model.load_state_dict(load_file(config.start / "vision_tokenizer.safetensors"), strict=True)
+    elif config.semantic is not None and not config.decoder_only:
+        vit.load_state_dict(load_file(config.semantic / "vit.safetensors"), strict=True)
+        spread_codes(model, to_float(seen[:256]))
+    else:
+        needed = "--start with --decoder-only" if config.decoder_only else "--semantic (stage 1's folder) or --start"
+        raise InputError(f"train tokenizer: give {needed}")
+    vit.requires_grad_(False)
+    if config.decoder_only:
+        model.requires_grad_(False)
+        for part in (model.pixel_post_quant_conv, model.pixel_decoder):
+            part.requires_grad_(True)
+    return model
 
 
 @torch.no_grad()

@@ -14,9 +14,10 @@ from illume_fast.data.emoji import EmojiEdit, EmojiRow, EmojiSet
 from illume_fast.data.errors import InputError
 from illume_fast.data.jsonl import read_conversations
 from illume_fast.model.checkpoint import load_checkpoint
-from illume_fast.training import mllm, prepare, semantic, tokenizer
+from illume_fast.training import mllm, prepare, publish, semantic, tokenizer
 from illume_fast.training.encodings import encode_pictures
 from illume_fast.training.loop import LoopConfig
+from illume_fast.training.state import write_tensors
 
 LOOP = LoopConfig(steps=6, batch_size=4, learning_rate=1e-3, warmup=2, log_every=2, save_every=2, evaluate_every=3)
 
@@ -117,6 +118,49 @@ def test_encodings_of_another_tokenizer_are_not_taken(run, tmp_path):
         model.pixel_encoder.conv_out.bias.add_(1.0)
     other = encode_pictures(model, pixels, mllm.UPRIGHT[:1], tmp_path / "cache")
     assert not torch.equal(first.pixel, other.pixel)
+
+
+def is_decoder(name):
+    return name.startswith(("pixel_decoder.", "pixel_post_quant_conv."))
+
+
+@pytest.fixture(scope="module")
+def sharper(run, tmp_path_factory):
+    """The folder of a run that trained the decoder of `run` further."""
+    root, vision, _ = run
+    out = tmp_path_factory.mktemp("sharper")
+    tokenizer.main(replace(vision, semantic=None, start=root / "tokenizer", decoder_only=True, out=out))
+    return out
+
+
+def test_a_decoder_alone_is_trained_further(run, sharper):
+    root, _, _ = run
+    before, after = (load_file(folder / "vision_tokenizer.safetensors") for folder in (root / "tokenizer", sharper))
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == (not is_decoder(name)), name
+
+
+def test_a_published_model_can_take_another_decoder(run, sharper, tmp_path):
+    root, _, _ = run
+    common = {"checkpoint": root / "mllm" / "checkpoint", "guidance": 1.5, "edit_guidance": 2.0}
+    publish.main(publish.PublishConfig(**common, out=tmp_path / "model", tokenizer=sharper))
+    shipped, trained = load_checkpoint(tmp_path / "model"), load_file(sharper / "vision_tokenizer.safetensors")
+    assert shipped.config.generation.edit_guidance == 2.0
+    for name, tensor in shipped.vision_tokenizer.state_dict().items():
+        if is_decoder(name):
+            torch.testing.assert_close(tensor, trained[name], rtol=8e-3, atol=0)
+    trained["pixel_encoder.conv_in.bias"] += 1
+    write_tensors(tmp_path / "vision_tokenizer.safetensors", trained, {})
+    with pytest.raises(InputError, match=r"pixel_encoder\.conv_in\.bias is not that of the checkpoint"):
+        publish.main(publish.PublishConfig(**common, out=tmp_path / "other", tokenizer=tmp_path))
+
+
+@pytest.mark.parametrize(("options", "needed"), [({}, "--semantic"), ({"decoder_only": True}, "--start with")])
+def test_a_tokenizer_from_nothing_is_refused(run, options, needed):
+    _, vision, _ = run
+    with pytest.raises(InputError, match=f"train tokenizer: give {needed}"):
+        tokenizer.main(replace(vision, **{"semantic": None, **options}))
 
 
 def test_an_interrupted_run_ends_where_an_unbroken_one_does(run, tmp_path):
