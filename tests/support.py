@@ -32,6 +32,11 @@ def backend_names(*ops: Op) -> list[str]:
     return list(dict.fromkeys(choice.name for op in ops for choice in op.choices))
 
 
+def backends_here(*ops: Op) -> list[str]:
+    """Those of `backend_names` that are for this device, for tests that go through them in a loop."""
+    return [name for name in backend_names(*ops) if name in (DEVICE, "reference")]
+
+
 def skip_unless_runs(op: Op, backend: str, *args: object) -> None:
     """Skip the test, saying why, when the backend declines these arguments."""
     choice = next((c for c in op.choices if c.name == backend), None)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels.cpu import nearest_code as cpu
+from illume_fast.kernels.cuda import nearest_code as cuda
 from illume_fast.ops.dispatch import Backend, declare
 
 METRICS = ("l2", "cosine", "dot")
@@ -65,6 +66,7 @@ def _check(x: Tensor, codebook: Tensor, metric: str = "l2") -> None:
 nearest_code_op = declare(
     "nearest_code",
     nearest_code_reference,
+    Backend("cuda", cuda.run, cuda.declines),
     Backend("cpu", cpu.run, cpu.declines),
     check=_check,
     fake=lambda x, codebook, metric="l2": x.new_empty(x.shape[:-1], dtype=torch.int64),
@@ -82,8 +84,9 @@ class PackedCodebook:
         self.codes = codes.detach().clone(memory_format=torch.contiguous_format)
         self.metric = metric
         _check(self.codes[:0], self.codes, metric)
-        if cpu.declines(self.codes, self.codes, metric) is None:
-            cpu.pack(self.codes, metric)
+        for kernel in (cuda, cpu):
+            if kernel.declines(self.codes, self.codes, metric) is None:
+                kernel.pack(self.codes, metric)
 
 
 def nearest_code(x: Tensor, codebook: Tensor | PackedCodebook, metric: str = "l2") -> Tensor:
@@ -94,7 +97,7 @@ def nearest_code(x: Tensor, codebook: Tensor | PackedCodebook, metric: str = "l2
     inner product, "cosine" the largest cosine, which is 0 for a zero vector or code. The answer is that of
     float64 arithmetic on every backend; N x K scores are never held. Codes with NaN or infinity are never chosen.
 
-    On the CPU a codebook's packed form is kept as long as the tensor lives and until it is written to in place (writes
+    A codebook's packed form is kept as long as the tensor lives and until it is written to in place (writes
     past autograd, through `.data` or NumPy, are not seen); a `PackedCodebook` keeps its own.
 
     Returns int64 [...]; -1 for a vector with NaN or infinity, and where no code is finite.

@@ -3,13 +3,13 @@
 A codebook is packed once into panels that the kernel streams, and the packed form is kept while the tensor lives.
 """
 
-import weakref
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from illume_fast.kernels import native
+from illume_fast.kernels.packing import PackedForms
 
 METRIC_CODES = {"l2": 0, "cosine": 1, "dot": 2}
 PANEL = 32  # codes in a panel; csrc/include/illume_fast/nearest_code.h
@@ -32,32 +32,8 @@ class Packed:
     center: Tensor
 
 
-# id of a tensor -> (the tensor, its version, packed forms by metric); an entry goes with its tensor
-_kept: dict[int, tuple[weakref.ref, int, dict[str, Packed]]] = {}
-
-
 def declines(x: Tensor, codebook: Tensor, metric: str = "l2") -> str | None:
     return native.declines_cpu(x, codebook)
-
-
-def pack(codebook: Tensor, metric: str) -> Packed:
-    """The packed form of `codebook`, kept for the next call unless the tensor tracks no version."""
-    if codebook.is_inference():
-        return _packed(codebook, metric)
-    key = id(codebook)
-    entry = _kept.get(key)
-    if entry is None or entry[0]() is not codebook or entry[1] != codebook._version:
-        entry = (weakref.ref(codebook, lambda ref: _forget(key, ref)), codebook._version, {})
-        _kept[key] = entry
-    forms = entry[2]
-    if metric not in forms:
-        forms[metric] = _packed(codebook, metric)
-    return forms[metric]
-
-
-def _forget(key: int, ref: weakref.ref) -> None:
-    if key in _kept and _kept[key][0] is ref:
-        del _kept[key]
 
 
 def _packed(codebook: Tensor, metric: str) -> Packed:
@@ -84,12 +60,15 @@ def _packed(codebook: Tensor, metric: str) -> Packed:
     return packed
 
 
+pack = PackedForms(_packed)
+
+
 def run(x: Tensor, codebook: Tensor, metric: str = "l2") -> Tensor:
     ids = torch.empty(x.shape[:-1], dtype=torch.int64)
     if ids.numel() == 0:
         return ids
     packed = pack(codebook, metric)
-    x, outer, outer_stride, inner, inner_stride = _as_rows(x)
+    x, outer, outer_stride, inner, inner_stride = as_rows(x)
     if not native._C.nearest_code(
         METRIC_CODES[metric],
         native.DTYPE_CODES[x.dtype],
@@ -112,7 +91,7 @@ def run(x: Tensor, codebook: Tensor, metric: str = "l2") -> Tensor:
     return ids
 
 
-def _as_rows(x: Tensor) -> tuple[Tensor, int, int, int, int]:
+def as_rows(x: Tensor) -> tuple[Tensor, int, int, int, int]:
     """x as outer x inner rows: (tensor, outer, its stride, inner, its stride); a view where two loops can walk it."""
     if x.dim() == 1:
         return x, 1, 0, 1, 0

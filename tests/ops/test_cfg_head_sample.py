@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from support import DEVICE, backend_names, skip_unless_runs
+from support import DEVICE, backend_names, backends_here, skip_unless_runs
 
 from illume_fast.ops import cfg_head_sample, cfg_sample, use_backend
 from illume_fast.ops.cfg_head_sample import cfg_head_sample_op
@@ -56,7 +56,7 @@ def test_a_range_per_row(bounds):
     cond, uncond, weight = inputs(len(ranges), 16, 60)
     rows = torch.tensor(ranges)
     seeds = torch.arange(len(ranges), device=DEVICE)
-    for backend in BACKENDS:
+    for backend in backends_here(cfg_head_sample_op):
         ids = on(backend, cond, uncond, weight, rows, guidance=2.0, seed=seeds, step=0)
         for i, (lo, hi) in enumerate(ranges):
             assert lo <= ids[i] < hi

@@ -5,7 +5,7 @@ from cases import logits
 from hypothesis import given
 from hypothesis import strategies as st
 from sampling_oracle import drawn, mixed, survivors
-from support import DEVICE, backend_names, skip_unless_runs
+from support import DEVICE, backend_names, backends_here, skip_unless_runs
 
 from illume_fast.ops import cfg_sample, use_backend
 from illume_fast.ops.cfg_sample import MAX_VOCABULARY, cfg_sample_op
@@ -72,7 +72,7 @@ def test_every_instruction_set(isa, dtype, settings):
 def test_survivors_with_ties_and_masks(values, temperature, top_k, top_p, min_p, seed, step):
     z = np.float32(values)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    for backend in BACKENDS:
+    for backend in backends_here(cfg_sample_op):
         row = torch.tensor(z, device=DEVICE)[None]
         got = int(on(backend, row, None, guidance=1.0, seed=seed, step=step, **settings))
         if not (z > -np.inf).any():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import DEVICE, assert_matches, backend_names, skip_unless_runs
+from support import DEVICE, assert_matches, backend_names, backends_here, skip_unless_runs
 
 from illume_fast.ops import code_statistics, use_backend
 
@@ -73,7 +73,7 @@ def test_any_shape_and_stride(rows, size, codes, transposed):
     x, ids = inputs(rows, size, codes)
     if transposed:
         x = x.T.contiguous().T
-    for backend in BACKENDS:
+    for backend in backends_here(code_statistics):
         counts, sums = on(backend, x, ids, codes)
         expected_counts, expected_sums = one_hot_sums(x, ids, codes)
         assert torch.equal(counts.double(), expected_counts)

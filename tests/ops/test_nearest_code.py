@@ -5,9 +5,10 @@ import torch
 from cases import codebook
 from hypothesis import given
 from hypothesis import strategies as st
-from support import DEVICE, backend_names, skip_unless_runs
+from support import DEVICE, backend_names, backends_here, skip_unless_runs
 
 from illume_fast.kernels.cpu import nearest_code as cpu_kernel
+from illume_fast.kernels.cuda import nearest_code as cuda_kernel
 from illume_fast.ops import PackedCodebook, nearest_code, use_backend
 from illume_fast.ops.nearest_code import METRICS, nearest_code_op
 
@@ -143,7 +144,7 @@ def test_any_shape_and_stride(leading, size, codes, layout):
         book = torch.randn(2 * codes, size, generator=gen).to(DEVICE)[::2]
     elif layout == "broadcast":
         x = torch.randn(size, generator=gen).to(DEVICE).expand(*leading, size)
-    for backend in BACKENDS:
+    for backend in backends_here(nearest_code_op):
         ids = on(backend, x, book)
         assert ids.shape == x.shape[:-1]
         assert ids.dtype == torch.int64
@@ -172,10 +173,10 @@ def test_packed_form_follows_the_tensor():
     with torch.no_grad():
         book.copy_(book.flip(0))
     assert torch.equal(nearest_code(x, book), 199 - first)
-    kept = len(cpu_kernel._kept)
+    kept = len(cpu_kernel.pack)
     del book
     gc.collect()
-    assert len(cpu_kernel._kept) in (kept - 1, 0)
+    assert len(cpu_kernel.pack) in (kept - 1, 0)
     with torch.inference_mode():
         assert torch.equal(nearest_code(x, codebook(30, 200, 6)[1]), first)
 
@@ -238,3 +239,32 @@ def test_compiles_without_graph_breaks(dynamic):
     for rows in (4, 6):
         x, book = codebook(rows, 40, 5)
         assert torch.equal(compiled(x, book), nearest_code(x, book) + 1)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_bounds_of_a_codebook_packed_for_the_gpu(metric):
+    _, book = codebook(1, 150, 20, seed=3)
+    book[5], book[70], book[71, 3] = 0.0, 1e17, NAN
+    packed = cuda_kernel.pack(book, metric)
+    codes = torch.where(book.isfinite().all(1, keepdim=True), book, 0.0).double()
+    if metric == "l2":
+        codes -= packed.center.double()
+    elif metric == "cosine":
+        codes /= codes.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    assert packed.rounded.shape == (192, 32)
+    assert not packed.rounded[150:].any()
+    assert not packed.rounded[:, 20:].any()
+    lost = (codes - packed.rounded[:150, :20].double()).norm(dim=1)
+    for block, rows in enumerate(torch.arange(150).split(64)):
+        good = rows[rows != 71]
+        assert codes[good].norm(dim=1).max() <= packed.longest[block]
+        assert lost[good].max() <= packed.errors[block]
+    assert packed.offsets[71] == -INF
+    assert (packed.offsets[150:] == -INF).all()
+    good = torch.tensor([i for i in range(150) if i != 71])
+    half = codes[good].square().sum(1) / 2 if metric == "l2" else torch.zeros(149, dtype=torch.float64)
+    torch.testing.assert_close(packed.offsets[good].double(), -half, rtol=1e-6, atol=0)
+    if metric != "cosine":
+        huge = cuda_kernel.pack(book * 1e20, metric)
+        assert huge.longest[1] == INF
+        assert huge.offsets[70] == 0

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "illume_fast/cuda.h"
 #include "illume_fast/dtype.h"
 #include "illume_fast/isa.h"
 
@@ -35,5 +36,36 @@ ILLUME_FAST_PER_ISA(bool, nearest_code,
                     (Metric metric, DType dtype, const void* x, int64_t outer, int64_t outer_stride, int64_t inner,
                      int64_t inner_stride, int64_t stride, const PackedCodes& codebook, int64_t* ids),
                     (metric, dtype, x, outer, outer_stride, inner, inner_stride, stride, codebook, ids))
+
+namespace cuda {
+
+constexpr int64_t kGpuBlockCodes = 64;  // codes of whose scores only the best is kept
+
+// A codebook as the GPU's kernel reads it. `blocks` blocks of codes hold `count` codes and padding.
+struct GpuCodes {
+  const float* codes;  // [count, size], as given
+  int64_t count, size, width, blocks;  // width: size and zeros to a multiple of 16
+  const void* rounded;                 // bfloat16 [blocks * kGpuBlockCodes, width]: l2 less center, cosine of length 1
+  const float* offsets;                // [blocks * kGpuBlockCodes]: as in PackedCodes
+  const float* longest;                // [blocks]: as in PackedCodes
+  const float* errors;                 // [blocks]: no less than the length of what rounding took from any code in it
+  const float* center;                 // [size]
+  float longest_of_all;
+};
+
+// Room for a search of some queries, which the caller provides.
+struct SearchRoom {
+  void* rounded;           // bfloat16 [queries, width]
+  float *lengths, *errors;  // [queries]
+  float* best;             // [queries, blocks]
+};
+
+// The same on a GPU: vectors are read as by the CPU's nearest_code. Returns 0 or CUDA's error code, of the launches alone;
+// there are queries, codes and numbers in them.
+int nearest_code(Metric metric, DType dtype, const void* x, int64_t outer, int64_t outer_stride, int64_t inner,
+                 int64_t inner_stride, int64_t stride, const GpuCodes& codebook, const SearchRoom& room, int64_t* ids,
+                 Stream stream);
+
+}  // namespace cuda
 
 }  // namespace illume_fast

@@ -123,6 +123,34 @@ T from_lane(T value, int lane) {
 
 inline int lane() { return machine.current % 32; }
 
+inline float of_bfloat16(uint32_t bits) {
+  const uint32_t wide = bits << 16;
+  float x;
+  std::memcpy(&x, &wide, sizeof x);
+  return x;
+}
+
+// A warp's product of 16 x 16 and 16 x 8 numbers of bfloat16, two in a word; the layout is in csrc/cuda/mma.cuh.
+inline void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const int g = lane() / 4, p = lane() % 4;
+  float left[2][16], right[2][16];  // rows g and g + 8 of a, columns 2p and 2p + 1 of b
+  for (int part = 0; part < 4; ++part) {
+    for (int word = 0; word < 4; ++word) {
+      const uint32_t of_a = from_lane(a[word], g * 4 + part);
+      for (int i = 0; i < 2; ++i) left[word % 2][word / 2 * 8 + part * 2 + i] = of_bfloat16(of_a >> 16 * i & 0xffff);
+    }
+    for (int word = 0; word < 2; ++word) {
+      for (int column = 0; column < 2; ++column) {
+        const uint32_t of_b = from_lane(b[word], (2 * p + column) * 4 + part);
+        for (int i = 0; i < 2; ++i) right[column][word * 8 + part * 2 + i] = of_bfloat16(of_b >> 16 * i & 0xffff);
+      }
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    for (int k = 0; k < 16; ++k) d[i] += left[i / 2][k] * right[i % 2][k];
+  }
+}
+
 }  // namespace emulated
 
 inline void __syncthreads() { emulated::machine.block_barriers[emulated::block()].wait(); }
