@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels.cpu import code_statistics as cpu
+from illume_fast.kernels.cuda import code_statistics as cuda
 from illume_fast.ops.dispatch import Backend, declare
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -59,6 +60,7 @@ def _backward(ctx: Any, grad_counts: Tensor | None, grad_sums: Tensor) -> tuple[
 code_statistics = declare(
     "code_statistics",
     code_statistics_reference,
+    Backend("cuda", cuda.run, cuda.declines),
     Backend("cpu", cpu.run, cpu.declines),
     check=_check,
     fake=lambda x, ids, K: (

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "illume_fast/cuda.h"
 #include "illume_fast/dtype.h"
 #include "illume_fast/isa.h"
 
@@ -15,5 +16,14 @@ ILLUME_FAST_PER_ISA(int64_t, code_statistics,
                     (DType dtype, const void* x, int64_t stride, const int64_t* ids, int64_t* starts, int64_t* order,
                      float* counts, float* sums, int64_t rows, int64_t size, int64_t codes),
                     (dtype, x, stride, ids, starts, order, counts, sums, rows, size, codes))
+
+namespace cuda {
+
+// The same on a GPU, for rows that are sorted: those of code k are order[bounds[k]] to order[bounds[k + 1] - 1]. Rows lie
+// x_row and numbers x_column elements apart. Returns 0 or CUDA's error code, of the launch alone; codes > 0.
+int code_statistics(DType dtype, const void* x, int64_t x_row, int64_t x_column, const int64_t* order,
+                    const int64_t* bounds, float* counts, float* sums, int64_t codes, int64_t size, Stream stream);
+
+}  // namespace cuda
 
 }  // namespace illume_fast

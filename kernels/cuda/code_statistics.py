@@ -1,0 +1,39 @@
+"""Segment sums on an NVIDIA GPU; contracts are in `illume_fast.ops.code_statistics`."""
+
+import torch
+from torch import Tensor
+
+from illume_fast.kernels import native
+
+
+def declines(x: Tensor, ids: Tensor, K: int) -> str | None:
+    return native.declines_cuda(x)
+
+
+def run(x: Tensor, ids: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    size = x.shape[1]
+    counts = torch.empty(K, device=x.device)
+    sums = torch.empty(K, size, device=x.device)
+    if ids.numel() > 0:
+        low, high = torch.stack(torch.aminmax(ids)).tolist()
+        if low < -1 or high >= K:
+            raise RuntimeError(f"code_statistics: ids must lie in [-1, {K}), got {low if low < -1 else high}")
+    if K == 0:
+        return counts, sums
+    ordered, order = ids.sort(stable=True)
+    bounds = torch.searchsorted(ordered, torch.arange(K + 1, device=x.device))
+    with torch.cuda.device(x.device):
+        code = native._C.cuda_code_statistics(
+            native.DTYPE_CODES[x.dtype],
+            x.data_ptr(),
+            *x.stride(),
+            order.data_ptr(),
+            bounds.data_ptr(),
+            counts.data_ptr(),
+            sums.data_ptr(),
+            K,
+            size,
+            torch.cuda.current_stream().cuda_stream,
+        )
+    native.raise_cuda_error("code_statistics", code)
+    return counts, sums
