@@ -1,12 +1,15 @@
 """Every command and every piece of code in README.md is run, and every file it names exists."""
 
+import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support import ROOT
 
 from illume_fast.cli import main
@@ -91,3 +94,23 @@ def test_the_scores_are_those_of_the_model_card():
     assert rows
     for row in rows:
         assert row in README.splitlines(), f"README.md lacks, or has changed: {row}"
+
+
+def test_the_measured_table_is_that_of_the_results():
+    from table import table
+
+    results = sorted((ROOT / "bench" / "results").glob("*.jsonl"))
+    measured = {line for file in results for line in table(map(json.loads, file.read_text().splitlines()))}
+    shown = [line for line in README.splitlines() if re.match(r"\| `\w+` \|", line)]
+    assert len(shown) > 5
+    for line in shown:
+        assert line in measured, f"README.md shows what no file in bench/results says: {line}"
+
+
+@needs_demo
+def test_the_gallery(folder, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["gallery.py", "gallery"])
+    runpy.run_path("examples/gallery.py", run_name="__main__")
+    sizes = {path.stem: Image.open(path).size for path in Path("gallery").iterdir()}
+    assert sizes.keys() == {"drawn", "edited", "named"}
+    assert min(min(size) for size in sizes.values()) > 200

@@ -1,185 +1,128 @@
-// Two passes. The first takes float32 scores of every code and keeps the best of each block. An error bound on those
-// tells which blocks may hold the answer, nearly always one; the second looks at their codes in double. So the answer is
-// that of double arithmetic for any input, and only the time depends on how close the codes lie.
+// Two passes. The first takes low-precision scores of every code and keeps the best of each block. An error bound on those
+// tells which blocks may hold the answer, nearly always few; the second scores their codes in float32, and looks at those
+// that may be nearest in double. So the answer is that of double arithmetic for any input, and only the time depends on
+// how close the codes lie.
 #include "illume_fast/nearest_code.h"
 
-#include <cfloat>
-#include <cmath>
-#include <limits>
-
+#include "code_scores.h"
+#include "distances.h"
 #include "parallel.h"
+#include "rounding.h"
 #include "scratch.h"
-#include "simd.h"
 
 namespace illume_fast::ILLUME_FAST_ISA_NS {
 namespace {
 
-constexpr int kHalf = kLanes / 2;
-typedef double vd __attribute__((vector_size(kHalf * 8)));
-typedef float vfh __attribute__((vector_size(kHalf * 4)));
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr int64_t kPanels = kBlockCodes / kPanelCodes;
 constexpr int64_t kGroupBytes = 256 * 1024;  // codes that stay in the second-level cache while queries pass by
 constexpr int64_t kScores = int64_t{1} << 20;
 constexpr int64_t kGrain = 200000;  // multiplications a thread should have to be worth waking
 
-// queries that share a load of the codes: as many as the registers hold accumulators for, two vectors each
-#if defined(__AVX512F__)
-constexpr int kQueries = 8;
-#elif defined(__AVX2__)
-constexpr int kQueries = 6;
-#else
-constexpr int kQueries = 4;
-#endif
-
-inline vd widened(const float* p) {
-  vfh x;
-  std::memcpy(&x, p, sizeof x);
-  return __builtin_convertvector(x, vd);
-}
-
-inline double sum(vd x) {
-  double total = 0.0;
-  for (int i = 0; i < kHalf; ++i) total += x[i];
-  return total;
-}
-
-inline double inner_product(const float* a, const float* b, int64_t n) {
-  vd total{};
-  int64_t i = 0;
-  for (; i + kHalf <= n; i += kHalf) total += widened(a + i) * widened(b + i);
-  double rest = 0.0;
-  for (; i < n; ++i) rest += static_cast<double>(a[i]) * b[i];
-  return sum(total) + rest;
-}
-
-inline double squared_distance(const float* a, const float* b, int64_t n) {
-  vd total{};
-  int64_t i = 0;
-  for (; i + kHalf <= n; i += kHalf) {
-    const vd d = widened(a + i) - widened(b + i);
-    total += d * d;
-  }
-  double rest = 0.0;
-  for (; i < n; ++i) {
-    const double d = static_cast<double>(a[i]) - b[i];
-    rest += d * d;
-  }
-  return sum(total) + rest;
-}
-
-inline bool finite(const float* p, int64_t n) {
-  bool good = true;
-  for (int64_t i = 0; i < n; ++i) good &= std::fabs(p[i]) <= FLT_MAX;
-  return good;
-}
-
-inline float largest(vf x) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_max_ps((__m512)x);
-#else
-  return max_lane(x);
-#endif
-}
-
-// ---- the first pass ----
-
-// The best score of each block for Q queries `size` apart; those of a query go to `best`, `stride` after the last one's.
-template <int Q>
-void score(const float* x, int64_t size, const float* panels, const float* offsets, int64_t blocks, float* best,
-           int64_t stride) {
-  for (int64_t block = 0; block < blocks; ++block) {
-    vf top[Q];
-    for (int q = 0; q < Q; ++q) top[q] = broadcast(-kInf);
-    for (int64_t panel = 0; panel < kPanels; ++panel) {
-      const float* base = panels + (block * kPanels + panel) * size * kPanelCodes;
-      const float* offset = offsets + block * kBlockCodes + panel * kPanelCodes;
-      for (int64_t part = 0; part < kPanelCodes; part += 2 * kLanes) {
-        vf low[Q], high[Q];
-        for (int q = 0; q < Q; ++q) {
-          low[q] = load(offset + part);
-          high[q] = load(offset + part + kLanes);
-        }
-        const float* c = base + part;
-        for (int64_t d = 0; d < size; ++d, c += kPanelCodes) {
-          const vf c0 = load(c), c1 = load(c + kLanes);
-#pragma GCC unroll 8
-          for (int q = 0; q < Q; ++q) {
-            const vf xq = broadcast(x[q * size + d]);
-            low[q] = fma(xq, c0, low[q]);
-            high[q] = fma(xq, c1, high[q]);
-          }
-        }
-        for (int q = 0; q < Q; ++q) top[q] = max(top[q], max(low[q], high[q]));
-      }
-    }
-    for (int q = 0; q < Q; ++q) best[q * stride + block] = largest(top[q]);
-  }
-}
-
-template <int Q>
-void score_some(int64_t queries, const float* x, int64_t size, const float* panels, const float* offsets,
-                int64_t blocks, float* best, int64_t stride) {
-  if constexpr (Q > 0) {
-    if (queries == Q) return score<Q>(x, size, panels, offsets, blocks, best, stride);
-    score_some<Q - 1>(queries, x, size, panels, offsets, blocks, best, stride);
-  }
-}
-
 // ---- the second pass ----
 
 struct Query {
-  const float* x;
-  double length;  // of what the first pass saw: centred for l2; inf where float32 did not hold it
-  const float* best;
+  const float* x;       // as given
+  const float* seen;    // what scores are taken of: for l2 less the center
+  float length, error;  // no less than the length of `seen` (inf: float32 does not hold it) and of what rounding took
+  const float* best;    // in each block
 };
 
-// No less than the error of any score in the block: size + 1 roundings in the sum, of terms that add up to no more than
-// length * longest and half of longest squared, a few more in its inputs; and for numbers flushed to zero.
-inline double error_bound(Metric metric, double length, double longest, int64_t size) {
-  const double scale = length * longest + (metric == Metric::l2 ? longest * longest / 2 : 0.0);
-  if (!(scale < 1e37)) return HUGE_VAL;
-  const double count = static_cast<double>(size + 8);
-  return count * (1.01 * 0x1p-24 * scale + 4.0 * FLT_MIN);
-}
+// Bounds on the errors of scores of `seen`, in blocks where no code is longer than `longest`. A sum of size + 1 roundings,
+// of terms that add up to no more than length * longest and half of longest squared; a few more roundings in what goes
+// in; numbers flushed to zero; and, of rounded numbers, what rounding took from either factor. Each is a little more than
+// that, so that its own rounding does no harm.
+struct Bound {
+  float half, relative, absolute, length, error;
 
-int64_t nearest(Metric metric, const Query& query, const PackedCodes& codebook, int64_t blocks) {
-  const int64_t size = codebook.size;
-  double reached = -HUGE_VAL;
-  for (int64_t b = 0; b < blocks; ++b) {
-    const double sure = query.best[b] - error_bound(metric, query.length, codebook.longest[b], size);
-    if (sure > reached) reached = sure;
+  Bound(Metric metric, const Query& query, int64_t size)
+      : half(metric == Metric::l2 ? 0.5f : 0.0f),
+        relative(1.02f * 0x1p-24f * static_cast<float>(size + 8)),
+        absolute(5.0f * FLT_MIN * static_cast<float>(size + 8)),
+        length(query.length),
+        error(query.error) {}
+
+  vf of_floats(vf longest) const {
+    const vf scale = length * longest + half * longest * longest;
+    return scale < 1e37f ? relative * scale + absolute : broadcast(kInf);
   }
-  // scores that agree to within the rounding of double count as ties
-  const double rounding = static_cast<double>(size + 4) * 0x1p-52;
-  int64_t id = -1;
-  double best = 0.0;
-  for (int64_t b = 0; b < blocks; ++b) {
-    if (query.best[b] + error_bound(metric, query.length, codebook.longest[b], size) < reached) continue;
-    const int64_t end = (b + 1) * kBlockCodes < codebook.count ? (b + 1) * kBlockCodes : codebook.count;
-    for (int64_t k = b * kBlockCodes; k < end; ++k) {
-      if (codebook.offsets[k] == -kInf) continue;
-      const float* code = codebook.codes + k * size;
-      if (metric == Metric::l2) {
-        const double distance = squared_distance(query.x, code, size);
-        if (id >= 0 && !(distance < best * (1.0 - rounding))) continue;
-        best = distance;
-      } else {
-        double product = inner_product(query.x, code, size);
-        double scale = std::sqrt(inner_product(code, code, size));
-        if (metric == Metric::cosine) {
-          product = scale > 0.0 ? product / scale : 0.0;
-          scale = 1.0;
-        }
-        if (id >= 0 && !(product > best + rounding * query.length * scale)) continue;
-        best = product;
+  vf of_rounded(vf longest, vf errors) const {
+    return of_floats(longest) + 1.02f * (error * longest + (length + error) * errors);
+  }
+};
+
+// Goes through the codes that may be nearest, in the order of their ids.
+class Nearest {
+ public:
+  Nearest(Metric metric, const Query& query, const PackedCodes& codebook)
+      : metric_(metric),
+        q_(query),
+        c_(codebook),
+        bound_(metric, query, codebook.size),
+        // scores that agree to within the rounding of double count as ties
+        rounding_(static_cast<double>(codebook.size + 4) * 0x1p-52) {}
+
+  int64_t operator()(int64_t blocks) {
+    for (int64_t b = 0; b < blocks; b += kLanes) {
+      const int64_t n = blocks - b < kLanes ? blocks - b : kLanes;
+      const vf sure = load_some(q_.best + b, n) - bound(b, n);
+      for (int64_t i = 0; i < n; ++i) reached_ = sure[i] > reached_ ? sure[i] : reached_;
+    }
+    for (int64_t b = 0; b < blocks; b += kLanes) {
+      const int64_t n = blocks - b < kLanes ? blocks - b : kLanes;
+      const vi hopeless = load_some(q_.best + b, n) + bound(b, n) < reached_;
+      for (int64_t i = 0; i < n; ++i) {
+        if (!hopeless[i]) look_at(b + i);
       }
-      id = k;
+    }
+    return id_;
+  }
+
+ private:
+  static vf load_some(const float* p, int64_t n) { return n == kLanes ? load(p) : load_n(p, n); }
+
+  vf bound(int64_t b, int64_t n) const {
+    const vf longest = load_some(c_.longest + b, n);
+    return kRounded ? bound_.of_rounded(longest, load_some(c_.errors + b, n)) : bound_.of_floats(longest);
+  }
+
+  void look_at(int64_t block) {
+    float scores[kBlockCodes];
+    const float most = score_block(q_.seen, c_.size, c_.panels + block * kBlockCodes * c_.size,
+                                   c_.offsets + block * kBlockCodes, scores);
+    const float error = bound_.of_floats(broadcast(c_.longest[block]))[0];
+    reached_ = most - error > reached_ ? most - error : reached_;
+    const int64_t first = block * kBlockCodes;
+    const int64_t count = c_.count - first < kBlockCodes ? c_.count - first : kBlockCodes;
+    for (int64_t i = 0; i < count; ++i) {
+      if (!(scores[i] + error < reached_) && c_.offsets[first + i] != -kInf) compare(first + i);
     }
   }
-  return id;
-}
+
+  void compare(int64_t k) {
+    const float* code = c_.codes + k * c_.size;
+    if (metric_ == Metric::l2) {
+      const double distance = squared_distance(q_.x, code, c_.size);
+      if (id_ >= 0 && !(distance < best_ * (1.0 - rounding_))) return;
+      best_ = distance;
+    } else {
+      double product = inner_product(q_.x, code, c_.size), scale = std::sqrt(inner_product(code, code, c_.size));
+      if (metric_ == Metric::cosine) {
+        product = scale > 0.0 ? product / scale : 0.0;
+        scale = 1.0;
+      }
+      if (id_ >= 0 && !(product > best_ + rounding_ * q_.length * scale)) return;
+      best_ = product;
+    }
+    id_ = k;
+  }
+
+  Metric metric_;
+  const Query& q_;
+  const PackedCodes& c_;
+  Bound bound_;
+  double rounding_, best_ = 0.0;
+  float reached_ = -kInf;  // no code whose score is surely less is nearest
+  int64_t id_ = -1;
+};
 
 // ---- both, for a part of the queries at a time ----
 
@@ -200,62 +143,97 @@ struct Source {
   }
 };
 
+// What is known of some queries at once.
+struct Workspace {
+  float *plain, *seen, *lengths, *errors, *best;
+  uint32_t* pairs;
+};
+
+bool reserve(Metric metric, const PackedCodes& codebook, int64_t blocks, int64_t queries, Workspace* w) {
+  static thread_local Scratch scratch;
+  const int64_t vectors = metric == Metric::l2 ? 2 : 1, words = kRounded ? pairs_of(codebook.size) : 0;
+  w->lengths = static_cast<float*>(scratch.reserve(queries * 4 * (2 + blocks + vectors * codebook.size + words)));
+  if (w->lengths == nullptr) return false;
+  w->errors = w->lengths + queries;
+  w->best = w->errors + queries;
+  w->plain = w->best + queries * blocks;
+  w->seen = w->plain + (vectors - 1) * queries * codebook.size;
+  w->pairs = reinterpret_cast<uint32_t*>(w->seen + queries * codebook.size);
+  return true;
+}
+
+template <typename T>
+void prepare(Metric metric, const Source<T>& source, int64_t row, const PackedCodes& codebook, int64_t q,
+             const Workspace& w) {
+  const int64_t size = codebook.size;
+  float *x = w.plain + q * size, *seen = w.seen + q * size;
+  source.read(row, size, x);
+  const bool good = finite(x, size);
+  if (metric == Metric::l2) {
+    for (int64_t d = 0; d < size; ++d) seen[d] = good ? x[d] - codebook.center[d] : 0.0f;
+  }
+  const float length = static_cast<float>(std::sqrt(inner_product(seen, seen, size)) * 1.000001);
+  w.lengths[q] = !good ? -1.0f : finite(seen, size) ? length : kInf;
+  w.errors[q] = 0.0f;
+  if constexpr (kRounded) {
+    w.errors[q] = round_pairs(seen, 1, size, w.pairs + q * pairs_of(size), 1);
+    if (!(w.errors[q] < kInf)) w.errors[q] = kInf;
+  }
+}
+
+// The best score of blocks [b, b + some) for queries [q, q + count).
+void score_part(const PackedCodes& codebook, const Workspace& w, int64_t q, int64_t count, int64_t b, int64_t some,
+                int64_t blocks) {
+  const int64_t words = kRounded ? pairs_of(codebook.size) : codebook.size;
+  const float* offsets = codebook.offsets + b * kBlockCodes;
+  float* best = w.best + q * blocks + b;
+  if constexpr (kRounded) {
+    score_some<kQueries>(count, w.pairs + q * words, words, codebook.pairs + b * kBlockCodes * words, offsets, some,
+                         best, blocks);
+  } else {
+    score_some<kQueries>(count, w.seen + q * words, words, codebook.panels + b * kBlockCodes * words, offsets, some,
+                         best, blocks);
+  }
+}
+
 template <typename T>
 bool search(Metric metric, const Source<T>& source, int64_t rows, const PackedCodes& codebook, int64_t* ids) {
-  static thread_local Scratch scratch;
   const int64_t size = codebook.size, blocks = (codebook.count + kBlockCodes - 1) / kBlockCodes;
   const int64_t block_floats = kBlockCodes * size;
   const int64_t group = kGroupBytes / 4 / (block_floats + 1) + 1;
   int64_t most = kScores / (blocks + 2 * size + 1) / kQueries * kQueries;
   most = most < 64 * kQueries ? 64 * kQueries : most;
   most = most < rows ? most : rows;
-  const bool centred = metric == Metric::l2;
-
-  double* lengths = static_cast<double*>(scratch.reserve(most * (8 + 4 * (blocks + (centred ? 2 : 1) * size))));
-  if (lengths == nullptr) return false;
-  float* best = reinterpret_cast<float*>(lengths + most);
-  float* plain = best + most * blocks;
-  float* queries = centred ? plain + most * size : plain;
+  Workspace w;
+  if (!reserve(metric, codebook, blocks, most, &w)) return false;
 
   for (int64_t first = 0; first < rows; first += most) {
     const int64_t count = rows - first < most ? rows - first : most;
-
     parallel_for(count, 32768 / (size + 1) + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t q = begin; q < end; ++q) {
-        float* x = plain + q * size;
-        source.read(first + q, size, x);
-        const bool good = finite(x, size);
-        if (centred) {
-          for (int64_t d = 0; d < size; ++d) queries[q * size + d] = good ? x[d] - codebook.center[d] : 0.0f;
-        }
-        const float* seen = queries + q * size;
-        lengths[q] = !good ? -1.0 : finite(seen, size) ? std::sqrt(inner_product(seen, seen, size)) : HUGE_VAL;
-      }
+      for (int64_t q = begin; q < end; ++q) prepare(metric, source, first + q, codebook, q, w);
     });
 
-    const auto score_part = [&](int64_t tile_begin, int64_t tile_end, int64_t block_begin, int64_t block_end) {
+    const auto score_tiles = [&](int64_t tile_begin, int64_t tile_end, int64_t block_begin, int64_t block_end) {
       for (int64_t b = block_begin; b < block_end; b += group) {
         const int64_t some = block_end - b < group ? block_end - b : group;
         for (int64_t q = tile_begin * kQueries; q < tile_end * kQueries && q < count; q += kQueries) {
-          const int64_t left = count - q < kQueries ? count - q : kQueries;
-          score_some<kQueries>(left, queries + q * size, size, codebook.panels + b * block_floats,
-                               codebook.offsets + b * kBlockCodes, some, best + q * blocks + b, blocks);
+          score_part(codebook, w, q, count - q < kQueries ? count - q : kQueries, b, some, blocks);
         }
       }
     };
     const int64_t tiles = (count + kQueries - 1) / kQueries;
     if (tiles >= 16) {
       const int64_t grain = kGrain / (blocks * block_floats * kQueries + 1) + 1;
-      parallel_for(tiles, grain, [&](int64_t begin, int64_t end) { score_part(begin, end, 0, blocks); });
+      parallel_for(tiles, grain, [&](int64_t begin, int64_t end) { score_tiles(begin, end, 0, blocks); });
     } else {
       const int64_t grain = kGrain / (block_floats * count + 1) + 1;
-      parallel_for(blocks, grain, [&](int64_t begin, int64_t end) { score_part(0, tiles, begin, end); });
+      parallel_for(blocks, grain, [&](int64_t begin, int64_t end) { score_tiles(0, tiles, begin, end); });
     }
 
     parallel_for(count, kGrain / (block_floats + 1) / 4 + 1, [&](int64_t begin, int64_t end) {
       for (int64_t q = begin; q < end; ++q) {
-        const Query query{plain + q * size, lengths[q], best + q * blocks};
-        ids[first + q] = lengths[q] < 0.0 ? -1 : nearest(metric, query, codebook, blocks);
+        const Query query{w.plain + q * size, w.seen + q * size, w.lengths[q], w.errors[q], w.best + q * blocks};
+        ids[first + q] = w.lengths[q] < 0.0f ? -1 : Nearest(metric, query, codebook)(blocks);
       }
     });
   }
@@ -263,56 +241,6 @@ bool search(Metric metric, const Source<T>& source, int64_t rows, const PackedCo
 }
 
 }  // namespace
-
-void nearest_code_pack(Metric metric, const float* codes, int64_t count, int64_t size, float* panels, float* offsets,
-                       float* longest, float* center) {
-  const int64_t blocks = (count + kBlockCodes - 1) / kBlockCodes;
-  for (int64_t k = 0; k < blocks * kBlockCodes; ++k) {
-    offsets[k] = k < count && finite(codes + k * size, size) ? 0.0f : -kInf;
-  }
-  for (int64_t d = 0; d < size; ++d) center[d] = 0.0f;
-  if (metric == Metric::l2) {
-    // any centre would do, so the sum may be rounded; near the codes' mean the scores are small and so are their errors
-    int64_t usable = 0;
-    for (int64_t k = 0; k < count; ++k) usable += offsets[k] == 0.0f;
-    for (int64_t k = 0; k < count; ++k) {
-      if (offsets[k] != 0.0f) continue;
-      const float share = 1.0f / static_cast<float>(usable);
-      for (int64_t d = 0; d < size; ++d) center[d] += codes[k * size + d] * share;
-    }
-    if (!finite(center, size)) {
-      for (int64_t d = 0; d < size; ++d) center[d] = 0.0f;
-    }
-  }
-  parallel_for(blocks, 65536 / (kBlockCodes * size + 1) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin * kBlockCodes; k < end * kBlockCodes; ++k) {
-      float* column = panels + k / kPanelCodes * size * kPanelCodes + k % kPanelCodes;
-      if (k % kBlockCodes == 0) longest[k / kBlockCodes] = 0.0f;
-      if (offsets[k] == -kInf) {
-        for (int64_t d = 0; d < size; ++d) column[d * kPanelCodes] = 0.0f;
-        continue;
-      }
-      const float* code = codes + k * size;
-      double squared = metric == Metric::l2 ? squared_distance(code, center, size) : inner_product(code, code, size);
-      if (metric == Metric::cosine) {
-        const double scale = squared > 0.0 ? 1.0 / std::sqrt(squared) : 0.0;
-        for (int64_t d = 0; d < size; ++d) column[d * kPanelCodes] = static_cast<float>(code[d] * scale);
-        squared = squared > 0.0 ? 1.0 : 0.0;
-      } else {
-        for (int64_t d = 0; d < size; ++d) column[d * kPanelCodes] = code[d] - center[d];
-      }
-      // rounded up, that the bounds hold
-      float own = static_cast<float>(std::sqrt(squared)) * 1.000001f;
-      if (metric == Metric::l2) offsets[k] = static_cast<float>(-squared / 2);
-      if (!(squared < 1e37)) {
-        own = kInf;
-        offsets[k] = 0.0f;
-      }
-      float& widest = longest[k / kBlockCodes];
-      widest = own > widest ? own : widest;
-    }
-  });
-}
 
 bool nearest_code(Metric metric, DType dtype, const void* x, int64_t outer, int64_t outer_stride, int64_t inner,
                   int64_t inner_stride, int64_t stride, const PackedCodes& codebook, int64_t* ids) {

@@ -18,7 +18,8 @@ double score(Metric metric, const float* x, const float* code, int64_t size) {
 }
 
 struct Packed {
-  Buffer<float> panels, offsets, longest, center;
+  Buffer<float> panels, offsets, longest, errors, center;
+  Buffer<uint32_t> pairs;
   PackedCodes view;
 
   Packed(Metric metric, const Buffer<float>& codes, int64_t count, int64_t size)
@@ -26,9 +27,16 @@ struct Packed {
 
  private:
   Packed(Metric metric, const Buffer<float>& codes, int64_t count, int64_t size, int64_t blocks)
-      : panels(blocks * kBlockCodes * size), offsets(blocks * kBlockCodes), longest(blocks), center(size) {
-    nearest_code_pack(metric, codes.get(), count, size, panels.get(), offsets.get(), longest.get(), center.get());
-    view = {codes.get(), count, size, panels.get(), offsets.get(), longest.get(), center.get()};
+      : panels(blocks * kBlockCodes * size),
+        offsets(blocks * kBlockCodes),
+        longest(blocks),
+        errors(blocks),
+        center(size),
+        pairs(blocks * kBlockCodes * ((size + 1) / 2)) {
+    nearest_code_pack(metric, codes.get(), count, size, panels.get(), pairs.get(), offsets.get(), longest.get(),
+                      errors.get(), center.get());
+    view = {codes.get(),   count,         size,         panels.get(), pairs.get(),
+            offsets.get(), longest.get(), errors.get(), center.get()};
   }
 };
 

@@ -18,17 +18,20 @@ BLOCK = 128  # codes whose best score is kept
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A codebook as the kernel reads it, K padded to a multiple of BLOCK; all float32.
+    """A codebook as the kernel reads it, K padded to a multiple of BLOCK; float32 but for one.
 
     `codes` [K, D] as given; `panels` [K padded / PANEL, D, PANEL], centred for l2 and of unit length for cosine;
-    `offsets` [K padded], added to a score: minus half the squared length for l2, -inf for padding and codes that are
-    not finite; `longest` [K padded / BLOCK], the largest length in a block; `center` [D].
+    `pairs` int32 [K padded / PANEL, ceil(D / 2), PANEL], the same rounded to bfloat16, two numbers in a word; `offsets`
+    [K padded], added to a score: minus half the squared length for l2, -inf for padding and codes that are not finite;
+    `longest` and `errors` [K padded / BLOCK], bounds on the lengths in a block and on what rounding took; `center` [D].
     """
 
     codes: Tensor
     panels: Tensor
+    pairs: Tensor
     offsets: Tensor
     longest: Tensor
+    errors: Tensor
     center: Tensor
 
 
@@ -43,7 +46,9 @@ def _packed(codebook: Tensor, metric: str) -> Packed:
     packed = Packed(
         codes,
         torch.empty(blocks * (BLOCK // PANEL), size, PANEL),
+        torch.empty(blocks * (BLOCK // PANEL), -(-size // 2), PANEL, dtype=torch.int32),
         torch.empty(blocks * BLOCK),
+        torch.empty(blocks),
         torch.empty(blocks),
         torch.zeros(size),
     )
@@ -53,8 +58,10 @@ def _packed(codebook: Tensor, metric: str) -> Packed:
         count,
         size,
         packed.panels.data_ptr(),
+        packed.pairs.data_ptr(),
         packed.offsets.data_ptr(),
         packed.longest.data_ptr(),
+        packed.errors.data_ptr(),
         packed.center.data_ptr(),
     )
     return packed
@@ -82,8 +89,10 @@ def run(x: Tensor, codebook: Tensor, metric: str = "l2") -> Tensor:
         codebook.shape[0],
         codebook.shape[1],
         packed.panels.data_ptr(),
+        packed.pairs.data_ptr(),
         packed.offsets.data_ptr(),
         packed.longest.data_ptr(),
+        packed.errors.data_ptr(),
         packed.center.data_ptr(),
         ids.data_ptr(),
     ):

@@ -20,16 +20,19 @@ struct PackedCodes {
   const float* codes;  // [count, size], as given
   int64_t count, size;
   const float* panels;   // [blocks * kBlockCodes / kPanelCodes, size, kPanelCodes]: l2 less center, cosine of length 1
+  const uint32_t* pairs;  // [blocks * kBlockCodes / kPanelCodes, ceil(size / 2), kPanelCodes]: the same rounded to bfloat16,
+                          // two numbers of a code in a word, the earlier one low; 0 after an odd last one
   const float* offsets;  // [blocks * kBlockCodes]: l2 minus half the squared length, else 0; -inf: never to be chosen
   const float* longest;  // [blocks]: no less than any length in it; inf where float32 does not hold the scores
+  const float* errors;   // [blocks]: no less than the length of what rounding to bfloat16 took from any code in it
   const float* center;   // [size]
 };
 
 // Fills the arrays of PackedCodes.
 ILLUME_FAST_PER_ISA(void, nearest_code_pack,
-                    (Metric metric, const float* codes, int64_t count, int64_t size, float* panels, float* offsets,
-                     float* longest, float* center),
-                    (metric, codes, count, size, panels, offsets, longest, center))
+                    (Metric metric, const float* codes, int64_t count, int64_t size, float* panels, uint32_t* pairs,
+                     float* offsets, float* longest, float* errors, float* center),
+                    (metric, codes, count, size, panels, pairs, offsets, longest, errors, center))
 
 // outer x inner vectors, whose elements lie `stride` apart. Writes an id, or -1, for each. False: no memory.
 ILLUME_FAST_PER_ISA(bool, nearest_code,

@@ -92,9 +92,13 @@ void compare(const Case& c) {
           {rounded.get(), lengths.get(), errors.get(), best.get()}, ids.get()});
 
   const int64_t blocks = (c.count + kBlockCodes - 1) / kBlockCodes;
-  Buffer<float> panels(blocks * kBlockCodes * c.size), offsets(blocks * kBlockCodes), longest(blocks), center(c.size);
-  nearest_code_pack(c.metric, codes.get(), c.count, c.size, panels.get(), offsets.get(), longest.get(), center.get());
-  const PackedCodes book{codes.get(), c.count, c.size, panels.get(), offsets.get(), longest.get(), center.get()};
+  Buffer<float> panels(blocks * kBlockCodes * c.size), offsets(blocks * kBlockCodes), longest(blocks);
+  Buffer<float> code_errors(blocks), center(c.size);
+  Buffer<uint32_t> pairs(blocks * kBlockCodes * ((c.size + 1) / 2));
+  nearest_code_pack(c.metric, codes.get(), c.count, c.size, panels.get(), pairs.get(), offsets.get(), longest.get(),
+                    code_errors.get(), center.get());
+  const PackedCodes book{codes.get(),   c.count,       c.size,            panels.get(), pairs.get(),
+                         offsets.get(), longest.get(), code_errors.get(), center.get()};
   CHECK(nearest_code(c.metric, DType::f32, x.get(), 1, 0, c.queries, c.size, 1, book, expected.get()));
   for (int64_t i = 0; i < c.queries; ++i) CHECK(ids[i] == expected[i]);
   CHECK(ids[1] == -1);
