@@ -1,5 +1,6 @@
 """Attention of the decoder: the projections, and the ways in which queries meet keys."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +41,24 @@ class CausalAttention:
             q, k, v, attn_mask=self.mask, is_causal=self.mask is None, enable_gqa=q.shape[-3] != k.shape[-3]
         )
         return out.transpose(-3, -2)
+
+
+@dataclass(frozen=True)
+class SeveralBatches:
+    """The tokens of several batches of sequences one after the other, [sum of B * T]: each attends to its own sequence.
+
+    What works on single tokens then runs once for all batches, though their sequences differ in length.
+    """
+
+    shapes: Sequence[tuple[int, int]]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        sizes = [batch * length for batch, length in self.shapes]
+        batches = zip(self.shapes, *(x.split(sizes) for x in (q, k, v)), strict=True)
+        attend = CausalAttention()
+        return torch.cat(
+            [attend(layer, *(x.unflatten(0, shape) for x in qkv)).flatten(0, 1) for shape, *qkv in batches]
+        )
 
 
 def _prefers_products(q: Tensor) -> bool:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from illume_fast.model.attention import CausalAttention
+from illume_fast.model.attention import SeveralBatches
 from illume_fast.model.config import IllumeConfig
 from illume_fast.model.decoder import CausalLM, Decoder
 from illume_fast.model.image_block import fill_block
@@ -101,20 +101,35 @@ class IllumeModel(CausalLM):
 
     def hidden(self, inputs_embeds: Tensor) -> Tensor:
         """Embeddings [B, T, H], padded to the right or not at all -> hidden states [B, T, H]."""
-        positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).expand(inputs_embeds.shape[:2])
-        return self.model(inputs_embeds, positions, CausalAttention())
+        return self.hidden_of([inputs_embeds])[0]
+
+    def hidden_of(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """As `hidden`, of several batches in one pass; B and T may differ."""
+        shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
+        tokens = torch.cat([batch.flatten(0, 1) for batch in batches])
+        positions = torch.cat([torch.arange(length, device=tokens.device).repeat(count) for count, length in shapes])
+        out = self.model(tokens, positions, SeveralBatches(shapes))
+        parts = out.split([count * length for count, length in shapes])
+        return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Hidden states [B, T, H], labels [B, T] -> mean next-token cross entropy.
 
         Only learnt positions meet the head.
         """
-        targets = labels[:, 1:]
-        learnt = targets != IGNORE_INDEX
-        if not learnt.any():
+        return self.losses([hidden], [labels])[0]
+
+    def losses(self, hidden: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
+        """As `loss`, of several batches, with one product of the head."""
+        targets = [batch[:, 1:] for batch in labels]
+        learnt = [batch != IGNORE_INDEX for batch in targets]
+        if not all(batch.any() for batch in learnt):
             raise ValueError("every label of the batch is ignored: there is nothing to learn from it")
-        logits = F.linear(hidden[:, :-1][learnt], self.head_weight)
-        return F.cross_entropy(logits.float(), targets[learnt])
+        rows = torch.cat([states[:, :-1][where] for states, where in zip(hidden, learnt, strict=True)])
+        wanted = [batch[where] for batch, where in zip(targets, learnt, strict=True)]
+        logits = F.linear(rows, self.head_weight).float()
+        each = F.cross_entropy(logits, torch.cat(wanted), reduction="none")
+        return [part.mean() for part in each.split([len(batch) for batch in wanted])]
 
     def _expand(self, sample: Sample, blocks: list[Tensor]) -> tuple[Tensor, Tensor]:
         holes = (sample.input_ids == IMAGE_PLACEHOLDER).nonzero().flatten().tolist()

@@ -1,6 +1,6 @@
 """Stage 3: the language model, on captioning, text-to-image and editing together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -60,6 +60,8 @@ class MllmConfig:
 
 
 Judge = Callable[[Path], Mapping[str, float]]
+# templates, and the variant that the pictures of each come in
+Drawn = tuple[Sequence[Template], Sequence[int]]
 
 
 def main(config: MllmConfig, judge: Judge | None = None) -> None:
@@ -157,14 +159,13 @@ class Stage:
 
     def step(self, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses of one step: one batch of each task."""
-        losses: dict[str, Tensor] = {}
-        for task, count in zip(TASKS, self.config.sequences, strict=True):
-            templates, variants = self.draw(task, count, generator)
-            losses[task] = self.loss(templates, variants, generator)
-        total = torch.stack([w * losses[task] for task, w in zip(TASKS, self.config.weights, strict=True)]).sum()
-        return {"loss": total, **losses}
+        counts = zip(TASKS, self.config.sequences, strict=True)
+        batches = {task: self.draw(task, count, generator) for task, count in counts if count}
+        losses = dict(zip(batches, self.losses(batches.values(), generator), strict=True))
+        weights = dict(zip(TASKS, self.config.weights, strict=True))
+        return {"loss": torch.stack([weights[task] * loss for task, loss in losses.items()]).sum(), **losses}
 
-    def draw(self, task: str, count: int, generator: torch.Generator) -> tuple[list[Template], list[int]]:
+    def draw(self, task: str, count: int, generator: torch.Generator) -> Drawn:
         """Random templates of a task, each with the variant its pictures come in."""
         data, config = self.seen[task], self.config
         rows = torch.randint(len(data), (count,), generator=generator).tolist()
@@ -178,13 +179,17 @@ class Stage:
             variants.append(variant if moves else 0)
         return templates, variants
 
-    def loss(self, templates: Sequence[Template], variants: Sequence[int], generator: torch.Generator | None) -> Tensor:
-        """Mean cross entropy of what the assistant says; with a generator some codes are fed in wrong."""
-        filled = fill(templates, self.codes(templates, variants), [lo for lo, _ in self.vocab.levels])
-        ids = filled.ids if generator is None else self.spoilt(filled.ids, filled.labels, generator)
+    def losses(self, batches: Iterable[Drawn], generator: torch.Generator | None) -> list[Tensor]:
+        """Of each batch the mean cross entropy of what the assistant says; with a generator some codes are fed in
+        wrong."""
+        embeds, labels = [], []
         with torch.autocast("cpu", torch.bfloat16):
-            embeds = self.embed(ids, *self.features(templates, variants))
-            return self.model.loss(self.model.hidden(embeds), filled.labels)
+            for drawn in batches:
+                filled = fill(drawn[0], self.codes(*drawn), [lo for lo, _ in self.vocab.levels])
+                ids = filled.ids if generator is None else self.spoilt(filled.ids, filled.labels, generator)
+                embeds.append(self.embed(ids, *self.features(*drawn)))
+                labels.append(filled.labels)
+            return self.model.losses(self.model.hidden_of(embeds), labels)
 
     def embed(self, ids: Tensor, semantic: Tensor, pixel: Tensor) -> Tensor:
         """Ids [B, T] with slots, features [n, h * w, D0] and [n, p * q, D1] -> embeddings [B, T, H]."""
@@ -222,7 +227,7 @@ class Stage:
         losses = {}
         for task, data in self.unseen.items():
             templates = [data.plain(row) for row in range(min(96, len(data)))]
-            losses[f"unseen_{task}"] = float(self.loss(templates, [0] * len(templates), None))
+            losses[f"unseen_{task}"] = float(self.losses([(templates, [0] * len(templates))], None)[0])
         return losses
 
     def save(self, folder: Path) -> None:

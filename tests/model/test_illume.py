@@ -162,3 +162,20 @@ def test_ignored_labels_do_not_reach_the_head(recorded):
     poisoned[0, :-1][sample.labels[1:] == IGNORE_INDEX] = float("nan")
     labels = sample.labels[None]
     assert torch.equal(recorded.model.loss(poisoned, labels), recorded.model.loss(hidden, labels))
+
+
+def test_several_batches_in_one_pass_are_those_alone(recorded):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 5), (1, 9), (3, 1)]
+    width = recorded.model.head_weight.shape[1]
+    batches = [torch.randn(*shape, width, generator=generator) for shape in shapes]
+    together = recorded.model.hidden_of(batches)
+    for batch, hidden in zip(batches, together, strict=True):
+        torch.testing.assert_close(hidden, recorded.model.hidden(batch), rtol=1e-4, atol=1e-5)
+    labels = [torch.randint(0, 50, shape, generator=generator) for shape in shapes[:2]]
+    labels[0][:, 3] = IGNORE_INDEX
+    losses = recorded.model.losses(together[:2], labels)
+    for hidden, wanted, loss in zip(together, labels, losses, strict=False):
+        torch.testing.assert_close(loss, recorded.model.loss(hidden, wanted), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="every label of the batch is ignored"):
+        recorded.model.losses(together[:1], [torch.full((2, 5), IGNORE_INDEX)])
