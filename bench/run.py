@@ -36,7 +36,8 @@ def main() -> int:
     here = where()
     print(
         f"{here['device']}, {here['isa']}, torch {here['torch']}, load {here['load_average']:.1f}; reads "
-        f"{here['bandwidth_GB_per_s']:.1f} GB/s, multiplies {here['float32_GFLOP_per_s']:.0f} GFLOP/s\n"
+        f"{here['bandwidth_GB_per_s']:.1f} GB/s, multiplies {here['float32_GFLOP_per_s']:.0f} "
+        f"({here['bfloat16_GFLOP_per_s']:.0f} in bfloat16) GFLOP/s\n"
     )
     print(f"{'median ms':>10} {'p20':>9} {'p80':>9} {'floor':>9} {'ratio':>7}")
     args.out.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,7 @@ def _nearest(vectors: int, codes: int, size: int, *, kept: bool) -> Case:
         check=check,
         bytes=4 * (vectors + codes) * size,
         operations=2 * vectors * codes * size,
+        rounded=True,  # nearly all codes can be ruled out by rounded numbers
     )
 
 

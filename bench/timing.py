@@ -24,8 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 class Case:
     """One benchmark: `make()` gives the inputs, `ours` and each of `peers` is called with them.
 
-    `check(ours' result, *inputs)` raises unless the result is right. `bytes` and `operations` (float32) are what no
-    implementation can avoid; the floor is the longer of the two at this machine's rates.
+    `check(ours' result, *inputs)` raises unless the result is right. `bytes` and `operations` are what no
+    implementation can avoid; the floor is the longer of the two at this machine's rates. Operations are on float32
+    numbers, or on such as may be `rounded` to bfloat16 first.
     """
 
     op: str
@@ -36,6 +37,7 @@ class Case:
     check: Callable[..., None]
     bytes: int = 0
     operations: int = 0
+    rounded: bool = False
 
 
 def run(case: Case, seconds: float) -> list[dict[str, Any]]:
@@ -45,7 +47,7 @@ def run(case: Case, seconds: float) -> list[dict[str, Any]]:
     contestants = {"illume_fast": case.ours, **case.peers}
     times: dict[str, list[float]] = {name: [] for name in contestants}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["illume_fast"]) < 5:
+    while time.perf_counter() < end or min(map(len, times.values())) < 5:
         for name, call in contestants.items():
             # a short call is timed several times a turn, after one that brings its data and code into the caches
             call(*inputs)
@@ -55,7 +57,7 @@ def run(case: Case, seconds: float) -> list[dict[str, Any]]:
                 call(*inputs)
                 times[name].append(time.perf_counter() - start)
                 turn += times[name][-1]
-    floor = max(case.bytes / bandwidth(), case.operations / multiply_rate())
+    floor = max(case.bytes / bandwidth(), case.operations / multiply_rate(case.rounded))
     ours = median(times["illume_fast"])
     return [
         {
@@ -82,13 +84,17 @@ def bandwidth() -> float:
 
 
 @cache
-def multiply_rate() -> float:
-    """Float32 operations per second of all threads in registers, a multiply-add being two; the best of several."""
+def multiply_rate(rounded: bool = False) -> float:
+    """Operations per second of all threads in registers, a multiply-add being two; the best of several.
+
+    On float32 numbers, or on such as were `rounded` to bfloat16, where the CPU has an instruction for those.
+    """
     if native.missing is not None:
         raise RuntimeError(f"bench: the floor needs the extension: {native.missing}")
     rounds = 200_000
-    operations = native._C.multiply_adds(1)
-    return operations * rounds / _best(lambda: native._C.multiply_adds(rounds))
+    loop = native._C.rounded_multiply_adds if rounded else native._C.multiply_adds
+    operations = loop(1)
+    return operations * rounds / _best(lambda: loop(rounds))
 
 
 def _best(call: Callable[[], Any]) -> float:
@@ -111,6 +117,7 @@ def where() -> dict[str, Any]:
         "isa": None if native.missing else native._C.active_isa(),
         "bandwidth_GB_per_s": bandwidth() / 1e9,
         "float32_GFLOP_per_s": multiply_rate() / 1e9,
+        "bfloat16_GFLOP_per_s": multiply_rate(rounded=True) / 1e9,
         "load_average": os.getloadavg()[0],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip() + ("+changes" if changes.stdout.strip() else ""),

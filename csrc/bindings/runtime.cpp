@@ -13,6 +13,7 @@ void register_runtime(py::module_& m) {
   m.def("available_isas", &available_isas);
   m.def("set_isa", &set_isa, py::arg("name"));
   m.def("multiply_adds", &multiply_adds, py::arg("rounds"));
+  m.def("rounded_multiply_adds", &rounded_multiply_adds, py::arg("rounds"));
   m.def("max_threads", [] { return omp_get_max_threads(); });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
   m.attr("cuda_architectures") = ILLUME_FAST_CUDA_ARCHITECTURES;

@@ -11,4 +11,7 @@ namespace illume_fast {
 // operations done, two for each multiply-add and lane.
 ILLUME_FAST_PER_ISA(int64_t, multiply_adds, (int64_t rounds), (rounds))
 
+// The same for products of bfloat16 numbers added up in float32, where the CPU has an instruction for it.
+ILLUME_FAST_PER_ISA(int64_t, rounded_multiply_adds, (int64_t rounds), (rounds))
+
 }  // namespace illume_fast
