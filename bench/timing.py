@@ -117,7 +117,7 @@ def where() -> dict[str, Any]:
         "isa": None if native.missing else native._C.active_isa(),
         "bandwidth_GB_per_s": bandwidth() / 1e9,
         "float32_GFLOP_per_s": multiply_rate() / 1e9,
-        "bfloat16_GFLOP_per_s": multiply_rate(rounded=True) / 1e9,
+        "bfloat16_GFLOP_per_s": multiply_rate(True) / 1e9,
         "load_average": os.getloadavg()[0],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip() + ("+changes" if changes.stdout.strip() else ""),

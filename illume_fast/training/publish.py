@@ -23,9 +23,9 @@ picture codes) at 64 x 64 pixels: {parameters:.1f} million parameters in all, st
 names emoji. It knows nothing else.
 
 - **Data**: Noto Emoji (3 267 pictures, images under Apache-2.0; names from Unicode's emoji-test.txt, Unicode licence),
-  splits `train` for training, `val_combo` for early stopping and for choosing the guidance.
+  splits `train` for training, `val_combo` for early stopping and for choosing guidance and temperature.
 - **Training**: the four commands of `docs/training.md`, on two CPU cores.
-- **Defaults**: guidance {guidance:g} for drawing, {edit_guidance:g} for editing.
+- **Defaults**: guidance {guidance:g} for drawing, {edit_guidance:g} for editing; temperature {temperature:g}.
 - **Licence**: Apache-2.0.
 
 Scores by `illume-fast evaluate emoji` (95 % bootstrap intervals over pictures):
@@ -44,7 +44,7 @@ this card. `val` holds families that were never seen, so that only the tokenizer
 class PublishConfig:
     """`checkpoint` is what `train mllm` wrote, `scores` what `evaluate emoji --json` wrote, `out` the folder to ship.
 
-    `guidance` and `edit_guidance` become the defaults. `tokenizer`, the folder of a run of stage 2 with
+    `guidance`, `edit_guidance` and `temperature` become the defaults. `tokenizer`, the folder of a run of stage 2 with
     `--decoder-only`, gives its decoder in place of the checkpoint's.
     """
 
@@ -52,6 +52,7 @@ class PublishConfig:
     out: Path
     guidance: float
     edit_guidance: float
+    temperature: float = 1.0
     tokenizer: Path | None = None
     scores: tuple[Path, ...] = ()
 
@@ -61,7 +62,9 @@ def main(config: PublishConfig) -> None:
     loaded = load_checkpoint(config.checkpoint)
     if config.tokenizer is not None:
         _take_decoder(loaded.vision_tokenizer, config.tokenizer / "vision_tokenizer.safetensors")
-    generation = replace(loaded.config.generation, guidance=config.guidance, edit_guidance=config.edit_guidance)
+    own = loaded.config.generation
+    cooled = {name: replace(getattr(own, name), temperature=config.temperature) for name in ("semantic", "pixel")}
+    generation = replace(own, guidance=config.guidance, edit_guidance=config.edit_guidance, **cooled)
     settings = replace(loaded.config, generation=generation)
     # the folder that was judged is no more once this one is there
     reports = [_of(read_json(path), config.out.name) for path in config.scores]
@@ -70,7 +73,8 @@ def main(config: PublishConfig) -> None:
     save_checkpoint(config.out, settings, *parts, tokenizer, torch.bfloat16, MAX_FILE_BYTES)
     parameters = sum(p.numel() for part in parts for p in part.parameters()) / 1e6
     rows = "\n".join(_row(report) for report in reports)
-    card = _CARD.format(parameters=parameters, guidance=config.guidance, edit_guidance=config.edit_guidance, rows=rows)
+    defaults = {name: getattr(config, name) for name in ("guidance", "edit_guidance", "temperature")}
+    card = _CARD.format(parameters=parameters, rows=rows, **defaults)
     with staging(config.out) as stage:
         stage.write_text("README.md", card)
         for report in reports:
