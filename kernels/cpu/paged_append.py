@@ -31,14 +31,26 @@ def packed_table(page_table: Tensor) -> Tensor:
     return page_table if page_table.stride(1) == 1 else page_table.contiguous()
 
 
+def cache_arguments(k_pages: Tensor, v_pages: Tensor, page_table: Tensor) -> tuple[int, ...]:
+    """What every kernel is told of a cache and its packed table, in the order of `PagedCache` in csrc/include."""
+    return (
+        native.DTYPE_CODES[k_pages.dtype],
+        k_pages.data_ptr(),
+        v_pages.data_ptr(),
+        *k_pages.shape,
+        page_table.data_ptr(),
+        page_table.shape[0],
+        page_table.stride(0),
+        page_table.shape[1],
+    )
+
+
 def append(
     k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, rows: Tensor, positions: Tensor
 ) -> int:
     """-1, or the first token that is out of range; nothing is written then."""
     k, v, page_table = packed_heads(k), packed_heads(v), packed_table(page_table)
     rows, positions = rows.contiguous(), positions.contiguous()
-    tokens, heads, size = k.shape
-    num_pages, page_size = k_pages.shape[:2]
     return native._C.paged_append(
         native.DTYPE_CODES[k.dtype],
         k.data_ptr(),
@@ -47,20 +59,10 @@ def append(
         v.data_ptr(),
         v.stride(0),
         v.stride(1),
-        native.DTYPE_CODES[k_pages.dtype],
-        k_pages.data_ptr(),
-        v_pages.data_ptr(),
-        num_pages,
-        page_size,
-        heads,
-        size,
-        page_table.data_ptr(),
-        page_table.shape[0],
-        page_table.stride(0),
-        page_table.shape[1],
+        *cache_arguments(k_pages, v_pages, page_table),
         rows.data_ptr(),
         rows.dtype is torch.int64,
         positions.data_ptr(),
         positions.dtype is torch.int64,
-        tokens,
+        len(k),
     )

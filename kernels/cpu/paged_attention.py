@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels import native
-from illume_fast.kernels.cpu.paged_append import declines_pages, packed_heads, packed_table
+from illume_fast.kernels.cpu.paged_append import cache_arguments, declines_pages, packed_heads, packed_table
 
 
 def declines(q: Tensor, k_pages: Tensor, v_pages: Tensor, *rest: Tensor | float) -> str | None:
@@ -29,25 +29,14 @@ def attend(
     q, page_table, lengths = packed_heads(q), packed_table(page_table), lengths.contiguous()
     if rows is not None:
         rows = rows.contiguous()
-    tokens, query_heads, size = q.shape
-    num_pages, page_size, heads, _ = k_pages.shape
+    tokens, query_heads, _ = q.shape
     bad = native._C.paged_attention(
         native.DTYPE_CODES[q.dtype],
         q.data_ptr(),
         q.stride(0),
         q.stride(1),
         query_heads,
-        native.DTYPE_CODES[k_pages.dtype],
-        k_pages.data_ptr(),
-        v_pages.data_ptr(),
-        num_pages,
-        page_size,
-        heads,
-        size,
-        page_table.data_ptr(),
-        page_table.shape[0],
-        page_table.stride(0),
-        page_table.shape[1],
+        *cache_arguments(k_pages, v_pages, page_table),
         0 if rows is None else rows.data_ptr(),
         rows is not None and rows.dtype is torch.int64,
         lengths.data_ptr(),

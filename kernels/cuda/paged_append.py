@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels import native
-from illume_fast.kernels.cpu.paged_append import declines_pages, packed_heads, packed_table
+from illume_fast.kernels.cpu.paged_append import cache_arguments, declines_pages, packed_heads, packed_table
 
 
 def declines(
@@ -21,8 +21,6 @@ def append(
         return
     k, v, page_table = packed_heads(k), packed_heads(v), packed_table(page_table)
     rows, positions = rows.contiguous(), positions.contiguous()
-    tokens, heads, size = k.shape
-    num_pages, page_size = k_pages.shape[:2]
     with torch.cuda.device(k.device):
         code = native._C.cuda_paged_append(
             native.DTYPE_CODES[k.dtype],
@@ -32,22 +30,12 @@ def append(
             v.data_ptr(),
             v.stride(0),
             v.stride(1),
-            native.DTYPE_CODES[k_pages.dtype],
-            k_pages.data_ptr(),
-            v_pages.data_ptr(),
-            num_pages,
-            page_size,
-            heads,
-            size,
-            page_table.data_ptr(),
-            page_table.shape[0],
-            page_table.stride(0),
-            page_table.shape[1],
+            *cache_arguments(k_pages, v_pages, page_table),
             rows.data_ptr(),
             rows.dtype is torch.int64,
             positions.data_ptr(),
             positions.dtype is torch.int64,
-            tokens,
+            len(k),
             torch.cuda.current_stream().cuda_stream,
         )
     native.raise_cuda_error("paged_append", code)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels import native
-from illume_fast.kernels.cpu.paged_append import declines_pages, packed_heads, packed_table
+from illume_fast.kernels.cpu.paged_append import cache_arguments, declines_pages, packed_heads, packed_table
 
 
 def declines(q: Tensor, k_pages: Tensor, v_pages: Tensor, *rest: Tensor | float) -> str | None:
@@ -33,8 +33,7 @@ def attend(
     if rows is not None:
         rows = rows.contiguous()
     tokens, query_heads, size = q.shape
-    num_pages, page_size, heads, _ = k_pages.shape
-    floats = native._C.cuda_paged_attention_parts(page_size, size, page_table.shape[1], query_heads, tokens)
+    floats = native._C.cuda_paged_attention_parts(k_pages.shape[1], size, page_table.shape[1], query_heads, tokens)
     parts = torch.empty(floats, device=q.device)
     with torch.cuda.device(q.device):
         code = native._C.cuda_paged_attention(
@@ -43,17 +42,7 @@ def attend(
             q.stride(0),
             q.stride(1),
             query_heads,
-            native.DTYPE_CODES[k_pages.dtype],
-            k_pages.data_ptr(),
-            v_pages.data_ptr(),
-            num_pages,
-            page_size,
-            heads,
-            size,
-            page_table.data_ptr(),
-            page_table.shape[0],
-            page_table.stride(0),
-            page_table.shape[1],
+            *cache_arguments(k_pages, v_pages, page_table),
             0 if rows is None else rows.data_ptr(),
             rows is not None and rows.dtype is torch.int64,
             lengths.data_ptr(),
