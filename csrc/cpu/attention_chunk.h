@@ -30,17 +30,6 @@ struct Partial {
   }
 };
 
-#if defined(__AVX512F__)
-#define ILLUME_FAST_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
-#define ILLUME_FAST_ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
-#elif defined(__AVX2__)
-#define ILLUME_FAST_EVEN 0, 2, 4, 6, 8, 10, 12, 14
-#define ILLUME_FAST_ODD 1, 3, 5, 7, 9, 11, 13, 15
-#else
-#define ILLUME_FAST_EVEN 0, 2, 4, 6
-#define ILLUME_FAST_ODD 1, 3, 5, 7
-#endif
-
 // Rows ahead of their use at which keys and values are asked from memory: a head's rows lie too far apart for the
 // hardware to see the pattern, and more of them at once may not fit into a set of the cache.
 constexpr int64_t kAhead = 8;
@@ -49,17 +38,6 @@ template <typename T>
 inline void prefetch(const T* p, int64_t count) {
   const char* bytes = reinterpret_cast<const char*>(p);
   for (int64_t i = 0; i < count * static_cast<int64_t>(sizeof(T)); i += 64) __builtin_prefetch(bytes + i);
-}
-
-// Lane i is the sum over the lanes of x[i].
-inline vf sum_each(vf (&x)[kLanes]) {
-  for (int count = kLanes; count > 1; count /= 2) {
-    for (int i = 0; i < count / 2; ++i) {
-      x[i] = __builtin_shufflevector(x[2 * i], x[2 * i + 1], ILLUME_FAST_EVEN) +
-             __builtin_shufflevector(x[2 * i], x[2 * i + 1], ILLUME_FAST_ODD);
-    }
-  }
-  return x[0];
 }
 
 // scores[g * kChunk + j] = queries[g] . keys[j], for Q queries `width` floats apart, zero from `size` on.

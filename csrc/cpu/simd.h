@@ -184,6 +184,28 @@ inline float max_lane(vf x) {
   return best;
 }
 
+#if defined(__AVX512F__)
+#define ILLUME_FAST_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ILLUME_FAST_ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#elif defined(__AVX2__)
+#define ILLUME_FAST_EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define ILLUME_FAST_ODD 1, 3, 5, 7, 9, 11, 13, 15
+#else
+#define ILLUME_FAST_EVEN 0, 2, 4, 6
+#define ILLUME_FAST_ODD 1, 3, 5, 7
+#endif
+
+// Lane i is the sum over the lanes of x[i].
+inline vf sum_each(vf (&x)[kLanes]) {
+  for (int count = kLanes; count > 1; count /= 2) {
+    for (int i = 0; i < count / 2; ++i) {
+      x[i] = __builtin_shufflevector(x[2 * i], x[2 * i + 1], ILLUME_FAST_EVEN) +
+             __builtin_shufflevector(x[2 * i], x[2 * i + 1], ILLUME_FAST_ODD);
+    }
+  }
+  return x[0];
+}
+
 // ---- exp, within 2 units in the last place; inf, 0, subnormals and NaN as in std::exp ----
 
 inline vf exp(vf x) {

@@ -40,7 +40,7 @@ class Checkpoint:
 
 def resolve(name: str | Path) -> Path:
     """'demo' -> the shipped model; else a folder. CheckpointError when it has no `config.json`."""
-    folder = DEMO if name == "demo" else Path(name)
+    folder = DEMO if str(name) == "demo" else Path(name)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"model {str(name)!r}: there is no {folder / CONFIG}; give 'demo' or a folder")
     return folder

@@ -168,12 +168,14 @@ def declare(
         def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.illume_fast_backend = _forced.get()
             if setup_context is not None:
-                setup_context(ctx, inputs, output)
+                setup_context(ctx, op._bind(inputs, {}), output)
 
         # autograd may run the gradient on another thread, where the forced backend would be lost
         def same_backend(ctx: Any, *grads: Any) -> Any:
             with use_backend(ctx.illume_fast_backend):
-                return backward(ctx, *grads)
+                of_inputs = backward(ctx, *grads)
+            # of arguments that torch.library left out it wants no gradient
+            return of_inputs[: len(ctx.needs_input_grad)] if isinstance(of_inputs, tuple) else of_inputs
 
         op._library_op.register_autograd(same_backend, setup_context=remember)
     return op
