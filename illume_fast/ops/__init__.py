@@ -9,6 +9,7 @@ from illume_fast.ops.cfg_sample import cfg_sample
 from illume_fast.ops.code_statistics import code_statistics
 from illume_fast.ops.dispatch import use_backend
 from illume_fast.ops.linear import linear
+from illume_fast.ops.linear_cross_entropy import cross_entropy_within_ranges, linear_cross_entropy
 from illume_fast.ops.nearest_code import PackedCodebook, nearest_code
 from illume_fast.ops.paged_append import paged_append
 from illume_fast.ops.paged_attention import paged_attention, paged_prefill_attention
@@ -22,7 +23,9 @@ __all__ = [
     "cfg_head_sample",
     "cfg_sample",
     "code_statistics",
+    "cross_entropy_within_ranges",
     "linear",
+    "linear_cross_entropy",
     "nearest_code",
     "paged_append",
     "paged_attention",
