@@ -41,7 +41,8 @@ struct Problem {
   int64_t group() const { return q.count / cache.heads; }
   int64_t block_tokens() const { return most(1, kQueries / most(1, group())); }
   int64_t block_queries() const { return block_tokens() * group(); }
-  int64_t width() const { return padded(cache.size); }
+  // whole vectors of any type: 2 * kLanes numbers of 16 bits
+  int64_t width() const { return (cache.size + 2 * kLanes - 1) / (2 * kLanes) * (2 * kLanes); }
   int64_t row(int64_t token) const { return rows.data == nullptr ? token : rows[token]; }
   int64_t length(int64_t token) const { return lengths[token] + extra; }
   bool in_range(int64_t token) const {

@@ -76,14 +76,47 @@ class Filled {
   PagedCache cache_;
 };
 
-void test(const Shape& shape, DType dtype) {
+// Floats, or bf16 numbers that are read as floats.
+class Queries {
+ public:
+  Queries(int64_t count, bool rounded) : floats_(rounded ? 0 : count), halves_(rounded ? count : 0), rounded_(rounded) {}
+  void fill_in() {
+    Random random(3);
+    for (int64_t i = 0; i < floats_.size(); ++i) floats_[i] = random(2.0f);
+    for (int64_t i = 0; i < halves_.size(); ++i) {
+      const float x = random(2.0f);
+      std::memcpy(&halves_[i], reinterpret_cast<const char*>(&x) + 2, 2);
+    }
+  }
+  void copy(int64_t i, Queries& from, int64_t at) {
+    if (rounded_) halves_[i] = from.halves_[at];
+    if (!rounded_) floats_[i] = from.floats_[at];
+  }
+  void* get() { return rounded_ ? static_cast<void*>(halves_.get()) : floats_.get(); }
+  float operator[](int64_t i) {
+    if (!rounded_) return floats_[i];
+    const uint32_t bits = uint32_t{halves_[i]} << 16;
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+  }
+
+ private:
+  Buffer<float> floats_;
+  Buffer<uint16_t> halves_;
+  bool rounded_;
+};
+
+// `rounded`: queries and results are bf16, else f32.
+void test(const Shape& shape, DType dtype, bool rounded = false) {
   const Filled filled(shape, dtype);
   const int64_t tokens = static_cast<int64_t>(shape.lengths.size()), width = shape.q_heads * shape.size;
-  Buffer<float> q(tokens * width), out(tokens * width), again(tokens * width);
-  fill(q, 3, 2.0f);
+  const DType own = rounded ? DType::bf16 : DType::f32;
+  Queries q(tokens * width, rounded), out(tokens * width, rounded), again(tokens * width, rounded);
+  q.fill_in();
   const Heads heads{q.get(), width, shape.size, shape.q_heads};
   const Indices lengths{shape.lengths.data(), true};
-  CHECK(paged_attention(DType::f32, heads, filled.cache(), {nullptr, false}, lengths, 0, 0.5f, out.get(), tokens) == -1);
+  CHECK(paged_attention(own, heads, filled.cache(), {nullptr, false}, lengths, 0, 0.5f, out.get(), tokens) == -1);
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t length = shape.lengths[static_cast<size_t>(t)];
     for (int64_t h = 0; h < shape.q_heads; ++h) {
@@ -99,7 +132,7 @@ void test(const Shape& shape, DType dtype) {
         }
       }
       for (int64_t i = 0; i < shape.size; ++i) {
-        CHECK_NEAR(out[at + i], length == 0 ? 0.0 : mixed[static_cast<size_t>(i)] / total, 1e-5);
+        CHECK_NEAR(out[at + i], length == 0 ? 0.0 : mixed[static_cast<size_t>(i)] / total, rounded ? 0.02 : 1e-5);
       }
     }
   }
@@ -107,9 +140,9 @@ void test(const Shape& shape, DType dtype) {
   const int64_t count = std::min<int64_t>(shape.lengths[0], tokens);
   std::vector<int32_t> rows(static_cast<size_t>(count), 0), positions;
   for (int64_t i = 0; i < count; ++i) positions.push_back(static_cast<int32_t>(shape.lengths[0] - count + i));
-  Buffer<float> tail(count * width);
-  for (int64_t i = 0; i < tail.size(); ++i) tail[i] = q[i % width];
-  CHECK(paged_attention(DType::f32, {tail.get(), width, shape.size, shape.q_heads}, filled.cache(), {rows.data(), false},
+  Queries tail(count * width, rounded);
+  for (int64_t i = 0; i < count * width; ++i) tail.copy(i, q, i % width);
+  CHECK(paged_attention(own, {tail.get(), width, shape.size, shape.q_heads}, filled.cache(), {rows.data(), false},
                         {positions.data(), false}, 1, 0.5f, again.get(), count) == -1);
   for (int64_t i = 0; i < width && count > 0; ++i) CHECK(again[(count - 1) * width + i] == out[i]);
 }
@@ -154,6 +187,11 @@ int main() {
         test({7, 1, 33, 16, {17, 128, 1}}, dtype);
         test({3, 3, 64, 16, {0, 30}}, dtype);
       }
+      test({1, 1, 1, 1, {3}}, DType::bf16, true);
+      test({4, 2, 20, 5, {140, 0, 7, 129}}, DType::bf16, true);
+      test({7, 1, 33, 16, {17, 128, 1, 5, 6, 9}}, DType::bf16, true);
+      test({12, 3, 128, 16, {131, 30, 40, 1, 2, 260}}, DType::bf16, true);
+      test({19, 1, 80, 16, {700, 300, 2}}, DType::bf16, true);
       test({18, 1, 80, 16, {700, 300, 2}}, DType::bf16);
       test_refusals();
     }
