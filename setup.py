@@ -112,11 +112,13 @@ def run(command: list[str], failure: str) -> None:
         raise BuildError(f"{failure} when this was built: {cause}")
 
 
-kernel_packages = ["illume_fast.kernels", *(f"illume_fast.kernels.{name}" for name in find_packages("kernels"))]
+# folders at the top that are packages of illume_fast
+FOLDERS = ("kernels", "bench")
+packages = [f"illume_fast.{name}" for folder in FOLDERS for name in find_packages(include=[folder, f"{folder}.*"])]
 
 setup(
-    packages=[*find_packages(include=["illume_fast", "illume_fast.*"]), *kernel_packages],
-    package_dir={"illume_fast.kernels": "kernels"},
+    packages=[*find_packages(include=["illume_fast", "illume_fast.*"]), *packages],
+    package_dir={f"illume_fast.{folder}": folder for folder in FOLDERS},
     ext_modules=[Extension("illume_fast.kernels._C", sources=[], optional=True)],
     cmdclass={"build_ext": CMakeBuild},
 )

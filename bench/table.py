@@ -1,38 +1,63 @@
-"""python bench/table.py RESULTS.jsonl: the last run of every case as a Markdown table, ours beside the best peer."""
+"""Results as a Markdown table, ours beside the best peer."""
 
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+Row = dict[str, Any]
+
 HEAD = ["| op | case | ours, ms | best peer, ms | faster by | floor, ms |", "|---|---|---|---|---|---|"]
 
 
-def table(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Lines of Markdown. A case's rows follow each other in a run, ours first; later runs replace earlier ones."""
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def read_rows(path: Path) -> list[Row]:
+    """The rows that `illume-fast bench --json` wrote. ValueError naming a line that is no JSON."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    return rows
+
+
+def runs_of(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The rows of the last run of every (op, case). They follow each other there, ours first."""
+    runs: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         key = row["op"], row["case"]
-        if row["who"] == "illume_fast":
+        if row["who"].startswith("illume_fast") and not (key in runs and _goes_on(runs[key], row)):
             runs[key] = []
         runs[key].append(row)
-    return HEAD + [_line(op, case, *run) for (op, case), run in runs.items()]
+    return runs
 
 
-def _line(op: str, case: str, ours: dict[str, Any], *peers: dict[str, Any]) -> str:
-    best = min(peers, key=lambda row: row["median_ms"])
-    peer = f"{_digits(best['median_ms'])} ({best['who']})"
-    faster = f"{_digits(best['median_ms'] / ours['median_ms'])}x"
-    cells = f"`{op}`", case, _digits(ours["median_ms"]), peer, faster, _digits(ours["floor_ms"])
+def _goes_on(run: list[Row], row: Row) -> bool:
+    """Whether a row of ours is another backend of the same run."""
+    return all(r["who"].startswith("illume_fast") for r in run) and row["who"] not in [r["who"] for r in run]
+
+
+def peers_of(run: list[Row]) -> list[Row]:
+    """The rows of a run that are not ours."""
+    return [row for row in run if not row["who"].startswith("illume_fast")]
+
+
+def table(rows: Iterable[Row]) -> list[str]:
+    """Lines of Markdown, one for each case that has peers; cases of curves are left out."""
+    return HEAD + [
+        _line(op, case, run) for (op, case), run in runs_of(rows).items() if peers_of(run) and "curve" not in run[0]
+    ]
+
+
+def _line(op: str, case: str, run: list[Row]) -> str:
+    ours = min((row for row in run if row["who"].startswith("illume_fast")), key=lambda row: row["median_ms"])
+    best = min(peers_of(run), key=lambda row: row["median_ms"])
+    peer = f"{digits(best['median_ms'])} ({best['who']})"
+    faster = f"{digits(best['median_ms'] / ours['median_ms'])}x"
+    cells = f"`{op}`", case, digits(ours["median_ms"]), peer, faster, digits(ours["floor_ms"])
     return f"| {' | '.join(cells)} |"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Two significant digits, without an exponent."""
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{float(f'{value:.2g}'):g}"
-
-
-if __name__ == "__main__":
-    lines = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
-    print("\n".join(table(json.loads(line) for line in lines)))

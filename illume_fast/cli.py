@@ -9,6 +9,7 @@ import tyro
 from tyro.conf import subcommand
 
 from illume_fast import __version__
+from illume_fast.commands.bench import bench
 from illume_fast.commands.chat import Chat, chat
 from illume_fast.commands.edit import Edit, edit
 from illume_fast.commands.evaluate import Evaluate, evaluate
@@ -33,7 +34,7 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
 }
 DESCRIPTION = f"""illume_fast {__version__}: draw, edit and describe pictures with ILLUME models.
 
-Train one with `illume-fast train STAGE`, which has its own --help."""
+Train one with `illume-fast train STAGE`, time the kernels with `illume-fast bench`; both have their own --help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,11 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # read when torch is loaded: a thread without work spins for a moment, as small ops follow each other, then sleeps,
     # so that other processes get its core
+    if arguments[:1] == ["bench"]:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # who waits must not slow down the next contestant
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         if arguments[:1] == ["train"]:
             train(arguments[1:])
+        elif arguments[:1] == ["bench"]:
+            return bench(arguments[1:])
         else:
             options = tyro.cli(Command, prog="illume-fast", args=arguments, description=DESCRIPTION)
             COMMANDS[type(options)](options)

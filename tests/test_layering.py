@@ -12,6 +12,7 @@ PACKAGE = ROOT / "illume_fast"
 ALLOWED = {
     "kernels": set(),
     "ops": {"kernels"},
+    "bench": {"ops", "kernels"},
     "model": {"ops", "kernels"},
     "data": {"model", "ops"},
     "engine": {"data", "model", "ops", "kernels"},
@@ -24,7 +25,8 @@ ALLOWED = {
     "commands": None,
     "cli": None,
 }
-FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
+FOLDERS = ("kernels", "bench")  # packages of illume_fast that lie at the top
+FILES = sorted([*PACKAGE.rglob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 
 
 def layer_of(module: str) -> str | None:
@@ -49,8 +51,8 @@ def imports_of(path: Path) -> set[str]:
 
 
 def home_of(path: Path) -> str:
-    relative = path.relative_to(ROOT / "kernels" if (ROOT / "kernels") in path.parents else PACKAGE)
-    return "kernels" if (ROOT / "kernels") in path.parents else relative.parts[0].removesuffix(".py")
+    top = path.relative_to(ROOT).parts
+    return top[0] if top[0] in FOLDERS else top[1].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

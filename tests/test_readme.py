@@ -1,6 +1,5 @@
 """Every command and every piece of code in README.md is run, and every file it names exists."""
 
-import json
 import re
 import runpy
 import shlex
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 from support import ROOT
 
+from illume_fast.bench.table import read_rows, table
 from illume_fast.cli import main
 from illume_fast.commands.train import STAGES
 from illume_fast.model.checkpoint import DEMO
@@ -97,10 +97,8 @@ def test_the_scores_are_those_of_the_model_card():
 
 
 def test_the_measured_table_is_that_of_the_results():
-    from table import table
-
-    results = sorted((ROOT / "bench" / "results").glob("*.jsonl"))
-    measured = {line for file in results for line in table(map(json.loads, file.read_text().splitlines()))}
+    results = sorted((ROOT / "bench" / "results").rglob("*.jsonl"))
+    measured = {line for file in results for line in table(read_rows(file))}
     shown = [line for line in README.splitlines() if re.match(r"\| `\w+` \|", line)]
     assert len(shown) > 5
     for line in shown:

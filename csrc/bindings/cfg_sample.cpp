@@ -25,26 +25,26 @@ SampleParameters parameters_of(const Numbers& n, const Addresses& at) {
 }  // namespace
 
 void register_cfg_sample(py::module_& m) {
-  m.def("cfg_sample",
+  define(m, "cfg_sample",
         [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride, Address ids,
            int64_t first, int64_t rows, int64_t size, const Numbers& numbers, const Addresses& at) {
           return cfg_sample(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond), uncond_stride,
                             pointer<int64_t>(ids), first, rows, size, parameters_of(numbers, at));
         });
-  m.def("cfg_mix", [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride,
+  define(m, "cfg_mix", [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride,
                       int out_dtype, Address out, int64_t rows, int64_t size, float guidance, Address guidance_rows) {
     cfg_mix(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond), uncond_stride,
             static_cast<DType>(out_dtype), pointer(out), rows, size, {guidance, pointer<float>(guidance_rows)});
   });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
-  m.def("cuda_cfg_sample",
+  define(m, "cuda_cfg_sample",
         [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride, Address ids,
            int64_t first, int64_t rows, int64_t size, const Numbers& numbers, const Addresses& at, Address stream) {
           return cuda::cfg_sample(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond),
                                   uncond_stride, pointer<int64_t>(ids), first, rows, size,
                                   parameters_of(numbers, at), pointer(stream));
         });
-  m.def("cuda_cfg_mix",
+  define(m, "cuda_cfg_mix",
         [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride, int out_dtype,
            Address out, int64_t rows, int64_t size, float guidance, Address guidance_rows, Address stream) {
           return cuda::cfg_mix(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond), uncond_stride,

@@ -5,7 +5,7 @@
 namespace illume_fast {
 
 void register_code_statistics(py::module_& m) {
-  m.def("code_statistics",
+  define(m, "code_statistics",
         [](int dtype, Address x, int64_t stride, Address ids, Address starts, Address order, Address counts,
            Address sums, int64_t rows, int64_t size, int64_t codes) {
           return code_statistics(static_cast<DType>(dtype), pointer(x), stride, pointer<int64_t>(ids),
@@ -13,7 +13,7 @@ void register_code_statistics(py::module_& m) {
                                  pointer<float>(sums), rows, size, codes);
         });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
-  m.def("cuda_code_statistics",
+  define(m, "cuda_code_statistics",
         [](int dtype, Address x, int64_t x_row, int64_t x_column, Address order, Address bounds, Address counts,
            Address sums, int64_t codes, int64_t size, Address stream) {
           return cuda::code_statistics(static_cast<DType>(dtype), pointer(x), x_row, x_column,

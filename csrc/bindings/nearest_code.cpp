@@ -9,13 +9,13 @@
 namespace illume_fast {
 
 void register_nearest_code(py::module_& m) {
-  m.def("nearest_code_pack", [](int metric, Address codes, int64_t count, int64_t size, Address panels,
+  define(m, "nearest_code_pack", [](int metric, Address codes, int64_t count, int64_t size, Address panels,
                                 Address pairs, Address offsets, Address longest, Address errors, Address center) {
     nearest_code_pack(static_cast<Metric>(metric), pointer<float>(codes), count, size, pointer<float>(panels),
                       pointer<uint32_t>(pairs), pointer<float>(offsets), pointer<float>(longest),
                       pointer<float>(errors), pointer<float>(center));
   });
-  m.def("nearest_code", [](int metric, int dtype, Address x, int64_t outer, int64_t outer_stride, int64_t inner,
+  define(m, "nearest_code", [](int metric, int dtype, Address x, int64_t outer, int64_t outer_stride, int64_t inner,
                            int64_t inner_stride, int64_t stride, Address codes, int64_t count, int64_t size,
                            Address panels, Address pairs, Address offsets, Address longest, Address errors,
                            Address center, Address ids) {
@@ -29,7 +29,7 @@ void register_nearest_code(py::module_& m) {
   });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
   // rows: outer, its stride, inner, its stride, stride; shape: codes, their size, width, blocks
-  m.def("cuda_nearest_code",
+  define(m, "cuda_nearest_code",
         [](int metric, int dtype, Address x, const std::array<int64_t, 5>& rows, Address codes,
            const std::array<int64_t, 4>& shape, Address packed, Address offsets, Address longest, Address code_errors,
            Address center, float longest_of_all, Address rounded, Address lengths, Address errors, Address best,

@@ -5,7 +5,7 @@
 namespace illume_fast {
 
 void register_paged_append(py::module_& m) {
-  m.def("paged_append",
+  define(m, "paged_append",
         [](int dtype, Address k, int64_t k_token_stride, int64_t k_head_stride, Address v, int64_t v_token_stride,
            int64_t v_head_stride, int cache_dtype, Address k_pages, Address v_pages, int64_t num_pages,
            int64_t page_size, int64_t heads, int64_t size, Address table, int64_t table_rows, int64_t table_stride,
@@ -18,7 +18,7 @@ void register_paged_append(py::module_& m) {
                               {pointer(positions), positions_wide}, tokens);
         });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
-  m.def("cuda_paged_append",
+  define(m, "cuda_paged_append",
         [](int dtype, Address k, int64_t k_token_stride, int64_t k_head_stride, Address v, int64_t v_token_stride,
            int64_t v_head_stride, int cache_dtype, Address k_pages, Address v_pages, int64_t num_pages,
            int64_t page_size, int64_t heads, int64_t size, Address table, int64_t table_rows, int64_t table_stride,

@@ -5,7 +5,7 @@
 namespace illume_fast {
 
 void register_paged_attention(py::module_& m) {
-  m.def("paged_attention",
+  define(m, "paged_attention",
         [](int dtype, Address q, int64_t q_token_stride, int64_t q_head_stride, int64_t q_heads, int cache_dtype,
            Address k_pages, Address v_pages, int64_t num_pages, int64_t page_size, int64_t heads, int64_t size,
            Address table, int64_t table_rows, int64_t table_stride, int64_t max_pages, Address rows, bool rows_wide,
@@ -18,9 +18,9 @@ void register_paged_attention(py::module_& m) {
                                  pointer(out), tokens);
         });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
-  m.def("cuda_paged_attention_takes", cuda::paged_attention_takes);
+  define(m, "cuda_paged_attention_takes", cuda::paged_attention_takes);
   // floats that the kernel works in
-  m.def("cuda_paged_attention_parts", [](int64_t page_size, int64_t size, int64_t max_pages, int64_t query_heads,
+  define(m, "cuda_paged_attention_parts", [](int64_t page_size, int64_t size, int64_t max_pages, int64_t query_heads,
                                          int64_t tokens) {
     PagedCache cache{};
     cache.page_size = page_size;
@@ -28,7 +28,7 @@ void register_paged_attention(py::module_& m) {
     cache.max_pages = max_pages;
     return cuda::paged_attention_parts(cache, query_heads, tokens);
   });
-  m.def("cuda_paged_attention",
+  define(m, "cuda_paged_attention",
         [](int dtype, Address q, int64_t q_token_stride, int64_t q_head_stride, int64_t q_heads, int cache_dtype,
            Address k_pages, Address v_pages, int64_t num_pages, int64_t page_size, int64_t heads, int64_t size,
            Address table, int64_t table_rows, int64_t table_stride, int64_t max_pages, Address rows, bool rows_wide,

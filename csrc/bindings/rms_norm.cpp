@@ -5,13 +5,13 @@
 namespace illume_fast {
 
 void register_rms_norm(py::module_& m) {
-  m.def("rms_norm_forward",
+  define(m, "rms_norm_forward",
         [](int dtype, Address x, int64_t x_stride, Address residual, int64_t residual_stride, Address weight, float eps,
            Address sum, Address out, int64_t rows, int64_t columns) {
           rms_norm_forward(static_cast<DType>(dtype), pointer(x), x_stride, pointer(residual), residual_stride,
                            pointer(weight), eps, pointer(sum), pointer(out), rows, columns);
         });
-  m.def("rms_norm_backward",
+  define(m, "rms_norm_backward",
         [](int dtype, Address grad, Address grad_sum, Address x, Address weight, float eps, Address grad_x,
            Address grad_weight, int64_t rows, int64_t columns) {
           rms_norm_backward(static_cast<DType>(dtype), pointer(grad), pointer(grad_sum), pointer(x), pointer(weight),
@@ -19,14 +19,14 @@ void register_rms_norm(py::module_& m) {
         });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
   m.attr("cuda_rms_norm_parts") = cuda::kRmsNormParts;
-  m.def("cuda_rms_norm_forward",
+  define(m, "cuda_rms_norm_forward",
         [](int dtype, Address x, int64_t x_stride, Address residual, int64_t residual_stride, Address weight, float eps,
            Address sum, Address out, int64_t rows, int64_t columns, Address stream) {
           return cuda::rms_norm_forward(static_cast<DType>(dtype), pointer(x), x_stride, pointer(residual),
                                         residual_stride, pointer(weight), eps, pointer(sum), pointer(out), rows,
                                         columns, pointer(stream));
         });
-  m.def("cuda_rms_norm_backward",
+  define(m, "cuda_rms_norm_backward",
         [](int dtype, Address grad, Address grad_sum, Address x, Address weight, float eps, Address grad_x,
            Address grad_weight, Address inverses, Address parts, int64_t rows, int64_t columns, Address stream) {
           return cuda::rms_norm_backward(static_cast<DType>(dtype), pointer(grad), pointer(grad_sum), pointer(x),

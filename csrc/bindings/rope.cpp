@@ -5,7 +5,7 @@
 namespace illume_fast {
 
 void register_rope(py::module_& m) {
-  m.def("rope", [](int dtype, Address q, int64_t q_token_stride, int64_t q_head_stride, int64_t q_heads, Address k,
+  define(m, "rope", [](int dtype, Address q, int64_t q_token_stride, int64_t q_head_stride, int64_t q_heads, Address k,
                    int64_t k_token_stride, int64_t k_head_stride, int64_t k_heads, Address cos, Address sin,
                    int64_t table_rows, Address q_out, Address k_out, int64_t tokens, int64_t half) {
     rope(static_cast<DType>(dtype), {pointer(q), q_token_stride, q_head_stride, q_heads},
@@ -13,7 +13,7 @@ void register_rope(py::module_& m) {
          table_rows, pointer(q_out), pointer(k_out), tokens, half);
   });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
-  m.def("cuda_rope", [](int dtype, Address q, int64_t q_token_stride, int64_t q_head_stride, int64_t q_heads, Address k,
+  define(m, "cuda_rope", [](int dtype, Address q, int64_t q_token_stride, int64_t q_head_stride, int64_t q_heads, Address k,
                         int64_t k_token_stride, int64_t k_head_stride, int64_t k_heads, Address cos, Address sin,
                         int64_t table_rows, Address q_out, Address k_out, int64_t tokens, int64_t half,
                         Address stream) {

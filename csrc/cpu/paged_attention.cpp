@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "parallel.h"
 
 namespace illume_fast::ILLUME_FAST_ISA_NS {
 namespace {
@@ -108,8 +109,7 @@ int64_t paged_attention(DType dtype, Heads q, const PagedCache& cache, Indices r
     work += 2 * block.count * block.longest * q.count * cache.size;
     longest = most(longest, block.longest);
   }
-  const int64_t available = omp_in_parallel() ? 1 : omp_get_max_threads();
-  const int threads = static_cast<int>(least(available, work / kGrain + 1));
+  const int threads = static_cast<int>(least(available_threads(), work / kGrain + 1));
   const int64_t items = static_cast<int64_t>(blocks.size()) * cache.heads;
   const auto run = [&](auto attention) {
     using A = typename decltype(attention)::Type;

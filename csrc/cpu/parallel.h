@@ -5,11 +5,16 @@
 
 #include <cstdint>
 
+#include "illume_fast/fork.h"
+
 #ifndef ILLUME_FAST_ISA_NS
 #error "compile this file through CMake, which defines ILLUME_FAST_ISA_NS"
 #endif
 
 namespace illume_fast::ILLUME_FAST_ISA_NS {
+
+// Threads that a kernel called here may use.
+inline int64_t available_threads() { return omp_in_parallel() || forked() ? 1 : omp_get_max_threads(); }
 
 // Calls f(begin, end) on contiguous parts of [0, n), one part a thread, each of at least `grain` indices; small work runs
 // on the calling thread alone. f must not throw.
@@ -17,7 +22,7 @@ template <typename F>
 inline void parallel_for(int64_t n, int64_t grain, F&& f) {
   if (n <= 0) return;
   const int64_t most = grain > 0 ? (n + grain - 1) / grain : n;
-  const int64_t available = omp_in_parallel() ? 1 : omp_get_max_threads();
+  const int64_t available = available_threads();
   const int threads = static_cast<int>(most < available ? most : available);
   if (threads <= 1) return f(int64_t{0}, n);
 #pragma omp parallel num_threads(threads)

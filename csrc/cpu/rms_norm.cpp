@@ -5,6 +5,7 @@
 
 #include "loops.h"
 #include "parallel.h"
+#include "stream.h"
 
 namespace illume_fast::ILLUME_FAST_ISA_NS {
 namespace {
@@ -44,10 +45,10 @@ inline void for_each_of_four(int64_t n, F&& f) {
   for (; i < n; i += kLanes) f(i, n - i < kLanes ? n - i : kLanes, 0);
 }
 
-template <typename T>
+template <bool kStream, typename T>
 void normalise(const T* x, const T* weight, float inverse, T* out, int64_t columns) {
   for_each_vector(columns, [=](int64_t i, int64_t n) {
-    store_some(out + i, rounded<T>(load_some(x + i, n) * inverse) * load_some(weight + i, n), n);
+    put<kStream>(out + i, rounded<T>(load_some(x + i, n) * inverse) * load_some(weight + i, n), n);
   });
 }
 
@@ -61,7 +62,7 @@ vf squares_of(const T* x, int64_t columns) {
   return (squares[0] + squares[1]) + (squares[2] + squares[3]);
 }
 
-template <typename T>
+template <bool kStream, typename T>
 void forward(const T* x, int64_t x_stride, const T* residual, int64_t residual_stride, const T* weight, float eps,
              T* total, T* out, int64_t rows, int64_t columns) {
   parallel_for(rows, row_grain(columns), [=](int64_t begin, int64_t end) {
@@ -81,8 +82,9 @@ void forward(const T* x, int64_t x_stride, const T* residual, int64_t residual_s
         from = to;
       }
       const vf all = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-      normalise(from, weight, inverse_rms(from, all, eps, columns), out + row * columns, columns);
+      normalise<kStream>(from, weight, inverse_rms(from, all, eps, columns), out + row * columns, columns);
     }
+    if (kStream) streamed();
   });
 }
 
@@ -142,8 +144,11 @@ void rms_norm_forward(DType dtype, const void* x, int64_t x_stride, const void* 
   if (columns == 0) return;
   with_dtype(dtype, [=](auto tag) {
     using T = decltype(tag);
-    forward(static_cast<const T*>(x), x_stride, static_cast<const T*>(residual), residual_stride,
-            static_cast<const T*>(weight), eps, static_cast<T*>(total), static_cast<T*>(out), rows, columns);
+    const int64_t bytes = columns * static_cast<int64_t>(sizeof(T));
+    if (total != nullptr) streams(total, rows, bytes);  // read again at once, so that it is stored plainly
+    const auto run = streams(out, rows, bytes) ? forward<true, T> : forward<false, T>;
+    run(static_cast<const T*>(x), x_stride, static_cast<const T*>(residual), residual_stride,
+        static_cast<const T*>(weight), eps, static_cast<T*>(total), static_cast<T*>(out), rows, columns);
   });
 }
 

@@ -99,6 +99,10 @@ inline vf load(const f16* p) {
 // ---- stores ----
 
 inline vh to_bf16_bits(vf x) {
+#if defined(__AVX512BF16__)
+  // the instruction would make subnormal numbers zero
+  if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)x, 0x20) == 0, 1)) return (vh)_mm512_cvtneps_pbh((__m512)x);
+#endif
   const vu u = (vu)x;
   const vu rounded = (u + (0x7fffu + (u >> 16 & 1u))) >> 16;
   const vu bits = x == x ? rounded : vu{} + 0x7fc0u;
@@ -208,9 +212,14 @@ inline vf sum_each(vf (&x)[kLanes]) {
 
 // ---- exp, within 2 units in the last place; inf, 0, subnormals and NaN as in std::exp ----
 
+// 2^n * e^r with |r| <= ln(2) / 2; n is rounded by adding 1.5 * 2^23
 inline vf exp(vf x) {
-  // 2^n * e^r with |r| <= ln(2) / 2; n is rounded by adding 1.5 * 2^23
+#if defined(__AVX512F__)
+  // where one operand is NaN, these give the second
+  const vf clamped = (vf)_mm512_min_ps(_mm512_set1_ps(89.0f), _mm512_max_ps(_mm512_set1_ps(-104.0f), (__m512)x));
+#else
   const vf clamped = min(max(x, broadcast(-104.0f)), broadcast(89.0f));
+#endif
   const vf shifted = fma(clamped, broadcast(1.44269504f), broadcast(12582912.0f));
   const vf n = shifted - 12582912.0f;
   vf r = fma(n, broadcast(-0.693145752f), clamped);
@@ -223,6 +232,9 @@ inline vf exp(vf x) {
   p = fma(p, r, broadcast(0.5f));
   p = fma(p, r, broadcast(1.0f));
   p = fma(p, r, broadcast(1.0f));
+#if defined(__AVX512F__)
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#endif
   // in two factors, since 2^128 and 2^-149 are no normal floats
   const vi exponent = __builtin_convertvector(n, vi);
   const vi half = exponent >> 1;

@@ -2,6 +2,7 @@
 
 #include "loops.h"
 #include "parallel.h"
+#include "stream.h"
 
 namespace illume_fast::ILLUME_FAST_ISA_NS {
 namespace {
@@ -23,10 +24,11 @@ void for_each_part(int64_t rows, int64_t columns, F&& f) {
       const int64_t first = i % parts * kPart;
       f(i / parts, first, columns - first < kPart ? columns - first : kPart);
     }
+    streamed();
   });
 }
 
-template <typename T>
+template <bool kStream, typename T>
 void forward(const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, T* out, int64_t rows,
              int64_t columns) {
   for_each_part(rows, columns, [=](int64_t row, int64_t first, int64_t count) {
@@ -35,12 +37,12 @@ void forward(const T* gate, int64_t gate_stride, const T* up, int64_t up_stride,
     T* y = out + row * columns + first;
     for_each_vector(count, [=](int64_t i, int64_t n) {
       const vf x = load_some(g + i, n);
-      store_some(y + i, x * sigmoid(x) * load_some(u + i, n), n);
+      put<kStream>(y + i, x * sigmoid(x) * load_some(u + i, n), n);
     });
   });
 }
 
-template <typename T>
+template <bool kStream, typename T>
 void backward(const T* grad, const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, T* grad_gate,
               T* grad_up, int64_t rows, int64_t columns) {
   for_each_part(rows, columns, [=](int64_t row, int64_t first, int64_t count) {
@@ -51,8 +53,8 @@ void backward(const T* grad, const T* gate, int64_t gate_stride, const T* up, in
       const vf dy = load_some(grad + packed + i, n);
       const vf x = load_some(g + i, n);
       const vf s = sigmoid(x);
-      store_some(grad_gate + packed + i, dy * load_some(u + i, n) * s * (1.0f + x * (1.0f - s)), n);
-      store_some(grad_up + packed + i, dy * x * s, n);
+      put<kStream>(grad_gate + packed + i, dy * load_some(u + i, n) * s * (1.0f + x * (1.0f - s)), n);
+      put<kStream>(grad_up + packed + i, dy * x * s, n);
     });
   });
 }
@@ -63,8 +65,9 @@ void swiglu_forward(DType dtype, const void* gate, int64_t gate_stride, const vo
                     int64_t rows, int64_t columns) {
   with_dtype(dtype, [=](auto tag) {
     using T = decltype(tag);
-    forward(static_cast<const T*>(gate), gate_stride, static_cast<const T*>(up), up_stride, static_cast<T*>(out), rows,
-            columns);
+    const auto run = streams(out, rows, columns * static_cast<int64_t>(sizeof(T))) ? forward<true, T> : forward<false, T>;
+    run(static_cast<const T*>(gate), gate_stride, static_cast<const T*>(up), up_stride, static_cast<T*>(out), rows,
+        columns);
   });
 }
 
@@ -72,8 +75,11 @@ void swiglu_backward(DType dtype, const void* grad, const void* gate, int64_t ga
                      int64_t up_stride, void* grad_gate, void* grad_up, int64_t rows, int64_t columns) {
   with_dtype(dtype, [=](auto tag) {
     using T = decltype(tag);
-    backward(static_cast<const T*>(grad), static_cast<const T*>(gate), gate_stride, static_cast<const T*>(up),
-             up_stride, static_cast<T*>(grad_gate), static_cast<T*>(grad_up), rows, columns);
+    const int64_t bytes = columns * static_cast<int64_t>(sizeof(T));
+    const bool one = streams(grad_gate, rows, bytes), past = streams(grad_up, rows, bytes) && one;
+    const auto run = past ? backward<true, T> : backward<false, T>;
+    run(static_cast<const T*>(grad), static_cast<const T*>(gate), gate_stride, static_cast<const T*>(up), up_stride,
+        static_cast<T*>(grad_gate), static_cast<T*>(grad_up), rows, columns);
   });
 }
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from cases import logits
 from hypothesis import given
 from hypothesis import strategies as st
 from sampling_oracle import drawn, mixed, survivors
 from support import DEVICE, backend_names, backends_here, skip_unless_runs
 
+from illume_fast.bench.inputs import logits
 from illume_fast.ops import cfg_sample, use_backend
 from illume_fast.ops.cfg_sample import MAX_VOCABULARY, cfg_sample_op
 from illume_fast.ops.philox import philox, scaled

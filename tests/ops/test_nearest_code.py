@@ -2,11 +2,11 @@ import gc
 
 import pytest
 import torch
-from cases import codebook
 from hypothesis import given
 from hypothesis import strategies as st
 from support import DEVICE, backend_names, backends_here, skip_unless_runs
 
+from illume_fast.bench.inputs import codebook
 from illume_fast.kernels.cpu import nearest_code as cpu_kernel
 from illume_fast.kernels.cuda import nearest_code as cuda_kernel
 from illume_fast.ops import PackedCodebook, nearest_code, use_backend

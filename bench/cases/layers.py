@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import Case
 from torch import Tensor
 
+from illume_fast.bench.case import Case
 from illume_fast.ops import add_rms_norm, paged_attention, rms_norm, rope, swiglu, use_backend
 
 EPS = 1e-6
@@ -131,7 +131,16 @@ def _swiglu(rows: int, width: int, dtype: torch.dtype) -> Case:
     )
 
 
-def _paged_attention(batch: int, query_heads: int, key_heads: int, size: int, length: int, dtype: torch.dtype) -> Case:
+def _paged_attention(
+    batch: int,
+    query_heads: int,
+    key_heads: int,
+    size: int,
+    length: int,
+    dtype: torch.dtype,
+    *,
+    curve: tuple[str, str, int] | None = None,
+) -> Case:
     """The peers read keys and values that lie together already, [B, Hkv, L, D], or gather the pages first."""
     scale = size**-0.5
     grouped = query_heads != key_heads
@@ -167,6 +176,8 @@ def _paged_attention(batch: int, query_heads: int, key_heads: int, size: int, le
         check=check,
         bytes=2 * batch * length * key_heads * size * dtype.itemsize,
         operations=4 * batch * length * query_heads * size,
+        rounded=dtype == torch.bfloat16,
+        scale=curve,
     )
 
 
@@ -181,4 +192,12 @@ CASES = [
     _paged_attention(2, 32, 32, 128, 320, torch.bfloat16),
     _paged_attention(32, 32, 32, 128, 320, torch.bfloat16),
     _paged_attention(16, 8, 2, 32, 400, torch.float32),
+]
+CURVES = [
+    *(
+        _paged_attention(
+            b, 28, 4, 128, 320, torch.bfloat16, curve=("paged_attention, 28/4 heads, length 320", "rows", b)
+        )
+        for b in (1, 4, 16, 64)
+    ),
 ]
