@@ -13,6 +13,7 @@ from illume_fast.bench.clock import Turn, on_cpu, on_gpu
 from illume_fast.bench.machine import bandwidth, multiply_rate, where
 from illume_fast.bench.outside import Outside, missing_library
 from illume_fast.ops import use_backend
+from illume_fast.ops.dispatch import BackendError
 
 OURS = "illume_fast"
 _FEWEST = 5
@@ -29,7 +30,8 @@ def run(
     """Time a case for about `seconds`; one row for each contestant, ours first.
 
     `backends` are ours to time, each forced; by default what runs when none is forced. `peers` are names to keep (a
-    part of a name will do); None keeps all. Outside peers run on the CPU alone, and where their library is installed.
+    part of a name will do); None keeps all. A backend that declines is left out, with its reason; outside peers run on
+    the CPU alone, and where their library is installed.
 
     Raises:
         RuntimeError: a result of ours, or of an outside peer, is wrong.
@@ -39,8 +41,15 @@ def run(
         arguments = case.prepare(*inputs) if case.prepare else inputs
         turns: dict[str, Turn] = {}
         for name, call in _ours(case, backends).items():
-            case.check(call(*arguments), *arguments)
+            try:
+                result = call(*arguments)
+            except BackendError as error:
+                print(f"{'':10} left out: {name}: {error}", flush=True)
+                continue
+            case.check(result, *arguments)
             turns[name] = _turn(call, arguments, device)
+        if not turns:
+            return []
         for name, call in _kept(case.peers, peers).items():
             turns[name] = _turn(call, arguments, device)
         if device == "cpu":

@@ -11,9 +11,12 @@ HEAD = ["| op | case | ours, ms | best peer, ms | faster by | floor, ms |", "|--
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows that `illume-fast bench --json` wrote. ValueError naming a line that is no JSON."""
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    """The rows that `illume-fast bench --json` wrote, or a JSON list of such. ValueError names a bad line."""
+    rows: list[Row] = []
+    text = path.read_text(encoding="utf-8")
+    if text.startswith("["):
+        return json.loads(text)
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:

@@ -77,8 +77,8 @@ def _check(
 cfg_head_sample_op = declare(
     "cfg_head_sample",
     cfg_head_sample_reference,
-    Backend("cuda", cuda.run, cuda.declines),
     Backend("cpu", cpu.run, cpu.declines),
+    Backend("cuda", cuda.run, cuda.declines),
     check=_check,
     fake=lambda hidden_cond, *rest: hidden_cond.new_empty(hidden_cond.shape[0], dtype=torch.int64),
 )

@@ -60,8 +60,8 @@ def _backward(ctx: Any, grad_counts: Tensor | None, grad_sums: Tensor) -> tuple[
 code_statistics = declare(
     "code_statistics",
     code_statistics_reference,
-    Backend("cuda", cuda.run, cuda.declines),
     Backend("cpu", cpu.run, cpu.declines),
+    Backend("cuda", cuda.run, cuda.declines),
     check=_check,
     fake=lambda x, ids, K: (
         x.new_empty(K, dtype=torch.float32),

@@ -53,6 +53,10 @@ def forced_backend() -> str | None:
     return _forced.get()
 
 
+class BackendError(RuntimeError):
+    """The backend that was asked for cannot run these arguments, or there is none of that name."""
+
+
 class Op:
     """An op with several backends, callable like the function `reference` it was declared with.
 
@@ -108,7 +112,7 @@ class Op:
         for backend in self.choices:
             if (forced is None or forced == backend.name) and backend.declines(*args) is None:
                 return backend.run(*args)
-        raise RuntimeError(f"{self.__name__}: {self._refusal(forced, args)}")
+        raise BackendError(f"{self.__name__}: {self._refusal(forced, args)}")
 
     def _run_traced(self, *args: Any) -> Any:
         return self._run(*self._bind(args, {}))  # torch.library leaves out arguments that equal their default

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from illume_fast.kernels.cpu import linear_cross_entropy as cpu
+from illume_fast.kernels.triton import declines as declines_triton
+from illume_fast.kernels.triton import lazily
 from illume_fast.ops.dispatch import Backend, declare
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -68,10 +70,15 @@ def _backward(ctx: Any, grad: Tensor, grad_normalizers: Tensor) -> tuple[Any, ..
     return (*linear_cross_entropy_backward(grad, *ctx.saved_tensors, ctx.ignore_index), None, None)
 
 
+def _declines_triton(x: Tensor) -> str | None:
+    return "no kernel for torch.float64" if x.dtype == torch.float64 else declines_triton(x)
+
+
 linear_cross_entropy_backward = declare(
     "linear_cross_entropy_backward",
     linear_cross_entropy_backward_reference,
     Backend("cpu", cpu.backward, cpu.declines_backward),
+    Backend("triton", lazily("linear_cross_entropy", "backward"), lambda grad, x, *rest: _declines_triton(x)),
     check=lambda grad, *rest: _check(*rest),
     fake=lambda grad, x, weight, *rest: (
         torch.empty_like(x, memory_format=torch.contiguous_format),
@@ -82,6 +89,7 @@ linear_cross_entropy_op = declare(
     "linear_cross_entropy",
     linear_cross_entropy_reference,
     Backend("cpu", cpu.forward, cpu.declines),
+    Backend("triton", lazily("linear_cross_entropy", "forward"), lambda x, *rest: _declines_triton(x)),
     check=_check,
     fake=_fake,
     setup_context=_save,

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from illume_fast.kernels.cpu import nearest_code as cpu
 from illume_fast.kernels.cuda import nearest_code as cuda
+from illume_fast.kernels.triton import declines as declines_triton
+from illume_fast.kernels.triton import lazily
 from illume_fast.ops.dispatch import Backend, declare
 
 METRICS = ("l2", "cosine", "dot")
@@ -66,8 +68,9 @@ def _check(x: Tensor, codebook: Tensor, metric: str = "l2") -> None:
 nearest_code_op = declare(
     "nearest_code",
     nearest_code_reference,
-    Backend("cuda", cuda.run, cuda.declines),
     Backend("cpu", cpu.run, cpu.declines),
+    Backend("cuda", cuda.run, cuda.declines),
+    Backend("triton", lazily("nearest_code"), lambda x, codebook, metric="l2": declines_triton(x, codebook)),
     check=_check,
     fake=lambda x, codebook, metric="l2": x.new_empty(x.shape[:-1], dtype=torch.int64),
 )

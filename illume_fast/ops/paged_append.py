@@ -62,8 +62,8 @@ def _append_cpu(
 paged_append = declare(
     "paged_append",
     paged_append_reference,
-    Backend("cuda", cuda.append, cuda.declines),
     Backend("cpu", _append_cpu, cpu.declines),
+    Backend("cuda", cuda.append, cuda.declines),
     check=_check,
     fake=lambda k, v, k_pages, v_pages, page_table, rows, positions: None,
     mutates=("k_pages", "v_pages"),

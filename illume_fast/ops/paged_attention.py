@@ -7,6 +7,8 @@ from torch import Tensor
 
 from illume_fast.kernels.cpu import paged_attention as cpu
 from illume_fast.kernels.cuda import paged_attention as cuda
+from illume_fast.kernels.triton import declines as declines_triton
+from illume_fast.kernels.triton import lazily
 from illume_fast.ops.dispatch import Backend, declare
 from illume_fast.ops.paged_cache import (
     STORAGE_TYPES,
@@ -141,19 +143,42 @@ def _prefill_cuda(
     return cuda.attend(q, k_pages, v_pages, page_table, rows, positions, 1, scale)
 
 
+_triton = lazily("paged_attention", "attend")
+
+
+def _declines_triton(q: Tensor, k_pages: Tensor, *rest: Tensor | float) -> str | None:
+    if torch.float64 in (q.dtype, k_pages.dtype):
+        return "no kernel for torch.float64"
+    return declines_triton(q, k_pages)
+
+
+def _decode_triton(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, seq_lens: Tensor, scale: float
+) -> Tensor:
+    return _triton(q, k_pages, v_pages, page_table, None, seq_lens, 0, scale)
+
+
+def _prefill_triton(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, rows: Tensor, positions: Tensor, scale: float
+) -> Tensor:
+    return _triton(q, k_pages, v_pages, page_table, rows, positions, 1, scale)
+
+
 paged_attention = declare(
     "paged_attention",
     paged_attention_reference,
-    Backend("cuda", _decode_cuda, cuda.declines),
     Backend("cpu", _decode_cpu, cpu.declines),
+    Backend("cuda", _decode_cuda, cuda.declines),
+    Backend("triton", _decode_triton, _declines_triton),
     check=_check,
     fake=lambda q, k_pages, v_pages, page_table, seq_lens, scale: _empty(q),
 )
 paged_prefill_attention = declare(
     "paged_prefill_attention",
     paged_prefill_attention_reference,
-    Backend("cuda", _prefill_cuda, cuda.declines),
     Backend("cpu", _prefill_cpu, cpu.declines),
+    Backend("cuda", _prefill_cuda, cuda.declines),
+    Backend("triton", _prefill_triton, _declines_triton),
     check=_check_prefill,
     fake=lambda q, k_pages, v_pages, page_table, rows, positions, scale: _empty(q),
 )

@@ -117,16 +117,16 @@ def _backward_add(ctx: Any, grad: Tensor, grad_sum: Tensor) -> tuple[Tensor, Ten
 rms_norm_backward = declare(
     "rms_norm_backward",
     rms_norm_backward_reference,
-    Backend("cuda", cuda.backward, cuda.declines),
     Backend("cpu", cpu.backward, cpu.declines),
+    Backend("cuda", cuda.backward, cuda.declines),
     check=_check_backward,
     fake=lambda grad, grad_sum, x, weight, eps: (_empty(x), _empty(weight)),
 )
 rms_norm = declare(
     "rms_norm",
     rms_norm_reference,
-    Backend("cuda", cuda.forward, cuda.declines),
     Backend("cpu", cpu.forward, cpu.declines),
+    Backend("cuda", cuda.forward, cuda.declines),
     check=_check,
     fake=lambda x, weight, eps: _empty(x),
     setup_context=_save,
@@ -135,8 +135,8 @@ rms_norm = declare(
 add_rms_norm = declare(
     "add_rms_norm",
     add_rms_norm_reference,
-    Backend("cuda", cuda.add_forward, cuda.declines),
     Backend("cpu", cpu.add_forward, cpu.declines),
+    Backend("cuda", cuda.add_forward, cuda.declines),
     check=_check_add,
     fake=lambda x, residual, weight, eps: (_empty(x), _empty(x)),
     setup_context=_save_add,

@@ -59,16 +59,16 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
 swiglu_backward = declare(
     "swiglu_backward",
     swiglu_backward_reference,
-    Backend("cuda", cuda.backward, cuda.declines),
     Backend("cpu", cpu.backward, cpu.declines),
+    Backend("cuda", cuda.backward, cuda.declines),
     check=_check,
     fake=lambda grad, gate, up: (_empty(gate), _empty(up)),
 )
 swiglu = declare(
     "swiglu",
     swiglu_reference,
-    Backend("cuda", cuda.forward, cuda.declines),
     Backend("cpu", cpu.forward, cpu.declines),
+    Backend("cuda", cuda.forward, cuda.declines),
     check=_check,
     fake=lambda gate, up: _empty(gate),
     setup_context=_save,
