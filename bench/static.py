@@ -43,11 +43,8 @@ _ROWS_OFF = dict.fromkeys(
     ("temperature_rows", "top_k_rows", "top_p_rows", "min_p_rows", "seed_rows", "step_rows"), None
 )
 TRITON_KERNELS = (
-    *(
-        TritonKernel(
-            "cfg_sample", "sample_kernel", _SAMPLE + " constexpr", {**_ROWS_OFF, "TWO": True, "BLOCK": block}, warps
-        )
-        for block, warps in ((16384, 8), (32768, 16), (131072, 32))
+    TritonKernel(
+        "cfg_sample", "sample_kernel", _SAMPLE + " constexpr", {**_ROWS_OFF, "TWO": True, "BLOCK": 4096}, warps=8
     ),
     TritonKernel(
         "nearest_code", "round_kernel", "*bf16 i64 i64 *fp32 *bf16 *fp32 *fp32 i32 i32 constexpr", {"WIDE": 32}
@@ -55,8 +52,8 @@ TRITON_KERNELS = (
     TritonKernel(
         "nearest_code",
         "score_kernel",
-        "*bf16 *bf16 *fp32 *fp32 i32 i32 i32 i32" + 3 * " constexpr",
-        {"ROWS": 64, "CODES": 64, "CHUNK": 32},
+        "*bf16 *bf16 *fp32 *fp32 i32 i32 i32 i32" + 4 * " constexpr",
+        {"ROWS": 64, "CODES": 64, "CHUNK": 32, "WIDEN": False},
     ),
     TritonKernel(
         "nearest_code",
@@ -67,8 +64,8 @@ TRITON_KERNELS = (
     TritonKernel(
         "paged_attention",
         "attend_kernel",
-        "*bf16 i64 i64 *bf16 *bf16 *i32 constexpr *i32 *fp32 i32 fp32 i32 i32 i32 i32 i32 i32 i32" + 5 * " constexpr",
-        {"rows": None, "GROUP": 7, "GROUPS": 8, "WIDE": 128, "KEYS": 32, "STRETCH": 512},
+        "*bf16 i64 i64 *bf16 *bf16 *i32 constexpr *i32 *fp32 i32 fp32 i32 i32 i32 i32 i32 i32 i32" + 6 * " constexpr",
+        {"rows": None, "GROUP": 7, "GROUPS": 16, "WIDE": 128, "KEYS": 32, "STRETCH": 512, "HALVES": True},
     ),
     TritonKernel(
         "paged_attention",
@@ -79,14 +76,16 @@ TRITON_KERNELS = (
     TritonKernel(
         "linear_cross_entropy",
         "statistics_kernel",
-        "*bf16 *bf16 *i64 *fp32 *fp32 *fp32 i32 i32 i32 i32" + 4 * " constexpr",
-        {"CHUNK": 4096, "ROWS": 64, "CODES": 64, "SIZES": 32},
+        "*bf16 *bf16 *i64 *fp32 *fp32 *fp32 i32 i32 i32 i32" + 5 * " constexpr",
+        {"CHUNK": 4096, "ROWS": 64, "CODES": 64, "SIZES": 32, "WIDEN": False},
+        warps=8,
     ),
     TritonKernel(
         "linear_cross_entropy",
         "gradient_kernel",
-        "*bf16 *bf16 *i64 *fp32 *fp32 *bf16 i32 i32 i32 i32" + 3 * " constexpr",
-        {"ROWS": 64, "CODES": 64, "SIZES": 32},
+        "*bf16 *bf16 *i64 *fp32 *fp32 *bf16 i32 i32 i32 i32" + 4 * " constexpr",
+        {"ROWS": 64, "CODES": 64, "SIZES": 32, "WIDEN": False},
+        warps=8,
     ),
 )
 

@@ -31,7 +31,6 @@ from illume_fast.kernels.triton import lazily
 from illume_fast.ops.dispatch import Backend, declare
 from illume_fast.ops.philox import philox, scaled
 
-MOST_FOR_TRITON = 1 << 17
 MAX_VOCABULARY = 1 << 21  # so that sums of weights fit in 62 bits
 WEIGHT_SCALE = float(1 << 40)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -148,18 +147,12 @@ def check_rows(op: str, like: Tensor, rows: tuple[float | Tensor | None, ...]) -
             raise RuntimeError(f"{op}: devices {like.device} and {values.device} ({name}) differ")
 
 
-def _declines_triton(cond: Tensor, *rest: object) -> str | None:
-    if cond.shape[1] > MOST_FOR_TRITON:
-        return f"{cond.shape[1]} logits a row, its registers hold {MOST_FOR_TRITON}"
-    return declines_triton(cond)
-
-
 cfg_sample_op = declare(
     "cfg_sample",
     cfg_sample_reference,
     Backend("cpu", cpu.run, cpu.declines),
     Backend("cuda", cuda.run, cuda.declines),
-    Backend("triton", lazily("cfg_sample"), _declines_triton),
+    Backend("triton", lazily("cfg_sample"), lambda cond, *rest: declines_triton(cond)),
     check=_check,
     fake=lambda cond, *rest: cond.new_empty(cond.shape[0], dtype=torch.int64),
 )

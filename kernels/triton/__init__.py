@@ -21,6 +21,11 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def dot_widens() -> bool:
+    """Whether factors of `tl.dot` must be float32: the interpreter multiplies the bits of bfloat16 numbers."""
+    return interpreted()
+
+
 def declines(*tensors: Tensor | None) -> str | None:
     """Why the Triton kernels cannot take these tensors; None when they can."""
     for tensor in tensors:

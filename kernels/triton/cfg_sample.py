@@ -1,6 +1,7 @@
 """Guidance, filters and draw in Triton, one program a row; contracts are in `illume_fast.ops.cfg_sample`.
 
-A row's mixed logits stay in registers as integer keys of the same order, over which thresholds are found by bisection.
+A row's logits are mixed anew in every pass over them, since the first-level cache holds them as a rule; thresholds are
+found by bisection over integer keys of the same order. The CUDA form is faster; this one runs wherever Triton does.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.random import philox_impl
+
+BLOCK, WARPS = 4096, 8  # logits at once, and the warps that share them
 
 _MINUS_INF = tl.constexpr(-0x7F800000 - 1)  # its key
 _SCALE = tl.constexpr(float(1 << 40))
@@ -34,7 +37,6 @@ def sample(
         return cond.new_full((rows,), -1, dtype=torch.int64)
     cond, uncond = (t if t is None or t.stride(1) == 1 else t.contiguous() for t in (cond, uncond))
     ids = torch.empty(rows, dtype=torch.int64, device=cond.device)
-    block = triton.next_power_of_2(size)
     sample_kernel[(rows,)](
         cond,
         cond if uncond is None else uncond,
@@ -46,8 +48,8 @@ def sample(
         *numbers,
         *(v.contiguous() if isinstance(v, Tensor) else None for v in per_row),
         TWO=uncond is not None,
-        BLOCK=block,
-        num_warps=min(32, max(4, block // 2048)),
+        BLOCK=min(BLOCK, triton.next_power_of_2(size)),
+        num_warps=WARPS,
     )
     return ids
 
@@ -67,21 +69,8 @@ def _weight(z, best, inverse):
 
 
 @triton.jit
-def _least_key(keys, amounts, low, high, limit):
-    """The least key from `low` to `high` such that the amounts of the keys above it add up to at most `limit`."""
-    low, high = low.to(tl.int64), high.to(tl.int64)
-    for _ in range(33):
-        middle = (low + high) >> 1
-        above = tl.sum(tl.where(keys > middle, amounts, 0), 0)
-        fits = above <= limit
-        high = tl.where(fits, middle, high)
-        low = tl.where(fits, low, tl.minimum(middle + 1, high))
-    return high
-
-
-@triton.jit
 def _mixed(cond, uncond, guidance, at, there, TWO: tl.constexpr):
-    """(z float32, broken bool) of a row; what is not there is -inf."""
+    """(z float32, broken bool) at places of a row; what is not there is -inf."""
     c = tl.load(cond + at, mask=there, other=float("-inf")).to(tl.float32)
     z = c
     broken = (c < float("inf")) == 0
@@ -95,6 +84,40 @@ def _mixed(cond, uncond, guidance, at, there, TWO: tl.constexpr):
         z = tl.where((c == float("-inf")) | (u == float("-inf")), float("-inf"), z)
         broken = ((c < float("inf")) == 0) | ((u < float("inf")) == 0) | ((z < float("inf")) == 0)
     return tl.where(z == 0, 0.0, z), broken & there
+
+
+@triton.jit
+def _mass(cond, uncond, guidance, size, least, above, enough, best, inverse, KIND: tl.constexpr, TWO: tl.constexpr,
+          BLOCK: tl.constexpr):  # fmt: skip
+    """How many keys exceed `above` (KIND 0), or the mass of those that do, are at least `least` and weigh at least
+    `enough` (KIND 1)."""
+    total = tl.zeros([], tl.int64)
+    for start in range(0, size, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        there = at < size
+        z, _ = _mixed(cond, uncond, guidance, at, there, TWO)
+        key = _key(z)
+        if KIND == 0:
+            total += tl.sum((there & (key > above)).to(tl.int32), 0).to(tl.int64)
+        else:
+            weight = _weight(z, best, inverse)
+            kept = there & (key > above) & (key >= least) & (weight >= enough)
+            total += tl.sum(tl.where(kept, weight, 0), 0)
+    return total
+
+
+@triton.jit
+def _least_key(cond, uncond, guidance, size, least, top, limit, best, inverse, KIND: tl.constexpr, TWO: tl.constexpr,
+               BLOCK: tl.constexpr):  # fmt: skip
+    """The least key from `least` to `top` such that the keys above it number, or weigh, at most `limit`."""
+    low, high = least, top
+    while low < high:
+        middle = (low + high) >> 1
+        above = _mass(cond, uncond, guidance, size, least, middle, 0, best, inverse, KIND, TWO, BLOCK)
+        fits = above <= limit
+        high = tl.where(fits, middle, high)
+        low = tl.where(fits, low, middle + 1)
+    return high
 
 
 @triton.jit(do_not_specialize=["size", "first", "top_k", "seed", "step", "cond_stride", "uncond_stride"])
@@ -113,34 +136,57 @@ def sample_kernel(
     m = min_p + tl.zeros([], tl.float32) if min_p_rows is None else tl.load(min_p_rows + row)
     key = seed + tl.zeros([], tl.int64) if seed_rows is None else tl.load(seed_rows + row)
     counter = step + tl.zeros([], tl.int64) if step_rows is None else tl.load(step_rows + row)
+    cond += row * cond_stride
+    uncond += row * uncond_stride
 
-    at = tl.arange(0, BLOCK)
-    there = at < size
-    z, broken = _mixed(cond + row * cond_stride, uncond + row * uncond_stride, g, at, there, TWO)
-    keys = _key(z)
-    top = tl.max(tl.where(there, keys, _MINUS_INF), 0)
-    best = tl.max(tl.where(there & (broken == 0), z, float("-inf")), 0)
-    good = (tl.max(broken.to(tl.int32), 0) == 0) & (best > float("-inf"))
+    best = tl.full([], float("-inf"), tl.float32)
+    place = tl.full([], 0, tl.int32)
+    bad = tl.full([], 0, tl.int32)
+    for start in range(0, size, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        there = at < size
+        z, broken = _mixed(cond, uncond, g, at, there, TWO)
+        bad = tl.maximum(bad, tl.max(broken.to(tl.int32), 0))
+        most = tl.max(tl.where(there & (broken == 0), z, float("-inf")), 0)
+        where = tl.min(tl.where(there & (z == most), at, 2147483647), 0)
+        place = tl.where(most > best, where, place)
+        best = tl.maximum(best, most)
+    good = (bad == 0) & (best > float("-inf"))
     good &= (g - g == 0) & (t >= 0) & (t < float("inf")) & (k >= 0) & (p >= 0) & (p <= 1) & (m >= 0) & (m <= 1)
-    if good:
-        drawn = tl.min(tl.where(there & (keys == top), at, BLOCK), 0)
-        if t > 0:
-            inverse = tl.minimum(1.0 / t, 3.4028234663852886e38)
-            least = tl.zeros([], tl.int64) + (_MINUS_INF + 1)  # masked tokens have no weight
-            if (k > 0) & (k < size):
-                least = tl.maximum(least, _least_key(keys, tl.where(there, 1, 0).to(tl.int64), least - 1, top, k - 1))
-            weights = tl.where(there & (keys >= least), _weight(z, best, inverse), 0)
-            if p < 1:
-                limit = (p.to(tl.float64) * tl.sum(weights, 0).to(tl.float64)).to(tl.int64)
-                least = tl.maximum(least, _least_key(keys, weights, least, top, limit))
-            enough = tl.ceil(m.to(tl.float64) * _SCALE).to(tl.int64)
-            weights = tl.where((keys >= least) & (weights >= enough), weights, 0)
-            total = tl.sum(weights, 0)
-            c0, c1 = counter.to(tl.uint32), (counter >> 32).to(tl.uint32)
-            zero = tl.zeros([], tl.uint32)
-            low, high, _, _ = philox_impl(c0, c1, zero, zero, key.to(tl.uint32), (key >> 32).to(tl.uint32))
-            target = tl.umulhi((high.to(tl.uint64) << 32) | low.to(tl.uint64), total.to(tl.uint64)).to(tl.int64)
-            drawn = tl.min(tl.where(tl.cumsum(weights, 0) > target, at, BLOCK), 0)
-        tl.store(ids + row, drawn.to(tl.int64) + first)
-    else:
-        tl.store(ids + row, -1)
+    drawn = place
+    if good & (t > 0):
+        inverse = tl.minimum(1.0 / t, 3.4028234663852886e38)
+        top = _key(best).to(tl.int64)
+        least = tl.zeros([], tl.int64) + (_MINUS_INF + 1)  # masked tokens have no weight
+        if (k > 0) & (k < size):
+            least = _least_key(cond, uncond, g, size, least, top, k - 1, best, inverse, 0, TWO, BLOCK)
+        if p < 1:
+            mass = _mass(cond, uncond, g, size, least, least - 1, 0, best, inverse, 1, TWO, BLOCK)
+            limit = (p.to(tl.float64) * mass.to(tl.float64)).to(tl.int64)
+            least = _least_key(cond, uncond, g, size, least, top, limit, best, inverse, 1, TWO, BLOCK)
+        enough = tl.ceil(m.to(tl.float64) * _SCALE).to(tl.int64)
+        total = _mass(cond, uncond, g, size, least, least - 1, enough, best, inverse, 1, TWO, BLOCK)
+        c0, c1 = counter.to(tl.uint32), (counter >> 32).to(tl.uint32)
+        zero = tl.zeros([], tl.uint32)
+        low, high, _, _ = philox_impl(c0, c1, zero, zero, key.to(tl.uint32), (key >> 32).to(tl.uint32))
+        target = tl.umulhi((high.to(tl.uint64) << 32) | low.to(tl.uint64), total.to(tl.uint64)).to(tl.int64)
+        drawn = _find(cond, uncond, g, size, least, enough, best, inverse, target, TWO, BLOCK)
+    tl.store(ids + row, tl.where(good, drawn.to(tl.int64) + first, -1))
+
+
+@triton.jit
+def _find(cond, uncond, guidance, size, least, enough, best, inverse, target, TWO: tl.constexpr, BLOCK: tl.constexpr):
+    """The first place at which the running mass of what is kept exceeds `target`."""
+    found = tl.full([], 2147483647, tl.int32)
+    before = tl.zeros([], tl.int64)
+    for start in range(0, size, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        there = at < size
+        z, _ = _mixed(cond, uncond, guidance, at, there, TWO)
+        weight = _weight(z, best, inverse)
+        weight = tl.where(there & (_key(z) >= least) & (weight >= enough), weight, 0)
+        mass = tl.sum(weight, 0)
+        if (before <= target) & (before + mass > target):
+            found = tl.min(tl.where(before + tl.cumsum(weight, 0) > target, at, 2147483647), 0)
+        before += mass
+    return found

@@ -9,7 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_TILE = {"ROWS": 64, "CODES": 64, "SIZES": 32}
+from illume_fast.kernels.triton import dot_widens
+
+_TILE = {"ROWS": 64, "CODES": 64, "SIZES": 32, "WIDEN": dot_widens(), "num_warps": 8}
 _CHUNK = 4096  # codes of a program of the forward pass
 _HELD = 1 << 26  # gradients of logits held at once
 _FEWEST = 1024
@@ -69,7 +71,10 @@ def _kept(x: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor 
 
 
 @triton.jit
-def _logits(x, weight, row, code, rows, codes, size, ROWS: tl.constexpr, CODES: tl.constexpr, SIZES: tl.constexpr):
+def _logits(
+    x, weight, row, code, rows, codes, size,
+    ROWS: tl.constexpr, CODES: tl.constexpr, SIZES: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
     """float32 [ROWS, CODES] of rows `row` [ROWS] and codes `code` [CODES]; 0 where there are none."""
     d = tl.arange(0, SIZES)
     total = tl.zeros([ROWS, CODES], tl.float32)
@@ -83,6 +88,8 @@ def _logits(x, weight, row, code, rows, codes, size, ROWS: tl.constexpr, CODES: 
             mask=(code < codes)[None, :] & inside[:, None],
             other=0.0,
         )
+        if WIDEN:
+            a, b = a.to(tl.float32), b.to(tl.float32)
         total = tl.dot(a, b, total, input_precision="ieee")
     return total
 
@@ -90,7 +97,7 @@ def _logits(x, weight, row, code, rows, codes, size, ROWS: tl.constexpr, CODES: 
 @triton.jit
 def statistics_kernel(
     x, weight, labels, largest, mass, logit, rows, codes, size, chunks,
-    CHUNK: tl.constexpr, ROWS: tl.constexpr, CODES: tl.constexpr, SIZES: tl.constexpr,
+    CHUNK: tl.constexpr, ROWS: tl.constexpr, CODES: tl.constexpr, SIZES: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Program (i, c): the largest logit of chunk c, the sum of exp(logit - largest), and the labels' logits in it."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -101,7 +108,7 @@ def statistics_kernel(
     chunk = tl.program_id(1)
     for start in range(0, CHUNK, CODES):
         code = chunk.to(tl.int64) * CHUNK + start + tl.arange(0, CODES)
-        scores = _logits(x, weight, row, code, rows, codes, size, ROWS, CODES, SIZES)
+        scores = _logits(x, weight, row, code, rows, codes, size, ROWS, CODES, SIZES, WIDEN)
         own = code[None, :] == label[:, None]
         tl.store(logit + row, tl.sum(tl.where(own, scores, 0.0), 1), mask=tl.max(own.to(tl.int32), 1) > 0)
         scores = tl.where((code < codes)[None, :], scores, float("-inf"))
@@ -116,14 +123,14 @@ def statistics_kernel(
 @triton.jit
 def gradient_kernel(
     x, weight, labels, normalizers, grads, out, rows, codes, size, first,
-    ROWS: tl.constexpr, CODES: tl.constexpr, SIZES: tl.constexpr,
+    ROWS: tl.constexpr, CODES: tl.constexpr, SIZES: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Program (i, j): grad * (softmax - one at the label) for a tile; `weight` begins at code `first`."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     code = tl.program_id(1).to(tl.int64) * CODES + tl.arange(0, CODES)
     there = row < rows
     shares = tl.exp(
-        _logits(x, weight, row, code, rows, codes, size, ROWS, CODES, SIZES)
+        _logits(x, weight, row, code, rows, codes, size, ROWS, CODES, SIZES, WIDEN)
         - tl.load(normalizers + row, mask=there, other=0.0)[:, None]
     )
     label = tl.load(labels + row, mask=there, other=-1)

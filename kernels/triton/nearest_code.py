@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from illume_fast.kernels.cuda.nearest_code import BLOCK, pack
+from illume_fast.kernels.triton import dot_widens
 
 _ROWS = 64  # queries of a program
 _CHUNK = 32  # numbers of a vector at once
@@ -38,7 +39,7 @@ def run(x: Tensor, codebook: Tensor, metric: str = "l2") -> Tensor:
     per_part = triton.cdiv(blocks, parts)
     score_kernel[(triton.cdiv(len(rows), _ROWS), triton.cdiv(blocks, per_part))](
         rounded, packed.rounded, packed.offsets, best, len(rows), blocks, per_part, width,
-        ROWS=_ROWS, CODES=BLOCK, CHUNK=_CHUNK if width % _CHUNK == 0 else 16,
+        ROWS=_ROWS, CODES=BLOCK, CHUNK=_CHUNK if width % _CHUNK == 0 else 16, WIDEN=dot_widens(),
     )  # fmt: skip
     refine_kernel[(len(rows),)](
         rows, rows.stride(0), rows.stride(1), packed.codes, packed.offsets, packed.longest, packed.errors, lengths,
@@ -70,7 +71,7 @@ def round_kernel(x, row_stride, stride, center, rounded, lengths, errors, size, 
 @triton.jit
 def score_kernel(
     rounded, codes, offsets, best, rows, blocks, per_part, width,
-    ROWS: tl.constexpr, CODES: tl.constexpr, CHUNK: tl.constexpr,
+    ROWS: tl.constexpr, CODES: tl.constexpr, CHUNK: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Program (i, j) scores ROWS queries against its part of the blocks and keeps the best score of each."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -83,6 +84,8 @@ def score_kernel(
         for start in range(0, width, CHUNK):
             a = tl.load(rounded + row[:, None] * width + start + d[None, :], mask=there[:, None], other=0.0)
             b = tl.load(codes + at[None, :] * width + start + d[:, None])
+            if WIDEN:
+                a, b = a.to(tl.float32), b.to(tl.float32)
             score = tl.dot(a, b, score)
         # a NaN must not be lost: its block is then looked at
         score = tl.where(score != score, float("inf"), score)

@@ -8,8 +8,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from illume_fast.kernels.triton import dot_widens
+
 _STRETCH = 512  # keys of a program
 _KEYS = 32  # of them at once
+_FEWEST = 16  # rows and columns of a factor of tl.dot
 
 
 def attend(
@@ -33,12 +36,13 @@ def attend(
     k_pages, v_pages, page_table = k_pages.contiguous(), v_pages.contiguous(), page_table.contiguous()
     most = page_table.shape[1] * page_size
     stretches = max(1, triton.cdiv(most, _STRETCH))
-    wide, group = triton.next_power_of_2(size), heads // key_heads
+    wide, group = max(_FEWEST, triton.next_power_of_2(size)), heads // key_heads
     parts = torch.empty(tokens, heads, stretches, wide + 2, device=q.device)
     attend_kernel[(stretches, key_heads, tokens)](
         q, q.stride(0), q.stride(1), k_pages, v_pages, page_table, rows, lengths, parts,
         extra, scale, size, pages, page_size, page_table.shape[0], page_table.shape[1], key_heads, stretches,
-        GROUP=group, GROUPS=triton.next_power_of_2(group), WIDE=wide, KEYS=_KEYS, STRETCH=_STRETCH,
+        GROUP=group, GROUPS=max(_FEWEST, triton.next_power_of_2(group)), WIDE=wide, KEYS=_KEYS, STRETCH=_STRETCH,
+        HALVES=q.dtype == k_pages.dtype != torch.float32 and not dot_widens(),
     )  # fmt: skip
     join_kernel[(heads, tokens)](
         parts, lengths, out, extra, size, most, stretches, STRETCH=_STRETCH, WIDE=wide,
@@ -51,8 +55,12 @@ def attend_kernel(
     q, token_stride, head_stride, k_pages, v_pages, page_table, rows, lengths, parts,
     extra, scale, size, pages, page_size, table_rows, max_pages, key_heads, stretches,
     GROUP: tl.constexpr, GROUPS: tl.constexpr, WIDE: tl.constexpr, KEYS: tl.constexpr, STRETCH: tl.constexpr,
+    HALVES: tl.constexpr,
 ):  # fmt: skip
-    """Writes (largest score, sum of weights, weighted values) of a stretch for every query head of a key head."""
+    """Writes (largest score, sum of weights, weighted values) of a stretch for every query head of a key head.
+
+    `HALVES`: queries and cache have one 16-bit type, in which they are multiplied; weights are rounded to it too.
+    """
     stretch, head = tl.program_id(0), tl.program_id(1)
     token = tl.program_id(2).to(tl.int64)
     row = token if rows is None else tl.load(rows + token).to(tl.int64)
@@ -63,7 +71,9 @@ def attend_kernel(
     g, d, j = tl.arange(0, GROUPS), tl.arange(0, WIDE), tl.arange(0, KEYS)
     own = (g < GROUP)[:, None] & (d < size)[None, :]
     at = token * token_stride + (head * GROUP + g).to(tl.int64)[:, None] * head_stride + d[None, :]
-    queries = tl.load(q + at, mask=own, other=0.0).to(tl.float32) * scale
+    queries = tl.load(q + at, mask=own, other=0.0)
+    if HALVES == 0:
+        queries = queries.to(tl.float32)
     largest = tl.full([GROUPS], float("-inf"), tl.float32)
     weight = tl.zeros([GROUPS], tl.float32)
     values = tl.zeros([GROUPS, WIDE], tl.float32)
@@ -76,16 +86,24 @@ def attend_kernel(
         good &= tl.min((real | (seen == 0)).to(tl.int32), 0) == 1
         place = ((tl.where(real, page, 0) * page_size + position % page_size) * key_heads + head) * size
         inside = seen[:, None] & (d < size)[None, :]
-        k = tl.load(k_pages + place[:, None] + d[None, :], mask=inside, other=0.0).to(tl.float32)
-        score = tl.sum(queries[:, None, :] * k[None, :, :], 2)
+        k = tl.load(k_pages + place[:, None] + d[None, :], mask=inside, other=0.0)
+        if HALVES == 0:
+            k = k.to(tl.float32)
+        score = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale
         score = tl.where(seen[None, :], score, float("-inf"))
         more = tl.maximum(largest, tl.max(score, 1))
         base = tl.where(more == float("-inf"), 0.0, more)
         shrunk = tl.exp(largest - base)
         shares = tl.exp(score - base[:, None])
-        v = tl.load(v_pages + place[:, None] + d[None, :], mask=inside, other=0.0).to(tl.float32)
+        v = tl.load(v_pages + place[:, None] + d[None, :], mask=inside, other=0.0)
+        if HALVES:
+            near = shares.to(v.dtype)
+            shares = near.to(tl.float32)
+        else:
+            near = shares
+            v = v.to(tl.float32)
         weight = weight * shrunk + tl.sum(shares, 1)
-        values = values * shrunk[:, None] + tl.sum(shares[:, :, None] * v[None, :, :], 1)
+        values = tl.dot(near, v, values * shrunk[:, None], input_precision="ieee")
         largest = more
     values = tl.where(good, values, float("nan"))
     to = parts + ((token * key_heads * GROUP + head * GROUP + g).to(tl.int64) * stretches + stretch) * (WIDE + 2)
