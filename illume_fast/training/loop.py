@@ -70,9 +70,10 @@ def fit(module: nn.Module, step: Step, config: LoopConfig, out: Path, evaluate: 
             log.add(losses)
             if state.step % config.log_every == 0 or state.step == config.steps:
                 progress.show(state.step, log.write(state.step, config))
-            if config.evaluate_every and evaluate and state.step % config.evaluate_every == 0:
+            last = state.step == config.steps
+            if config.evaluate_every and evaluate and (last or state.step % config.evaluate_every == 0):
                 _evaluate(state, evaluate, log, out)
-            if state.step % config.save_every == 0 or state.step == config.steps:
+            if last or state.step % config.save_every == 0:
                 state.save(out)
                 draw_curves(out)
     state.average.swap(module)

@@ -257,6 +257,7 @@ def test_resolve(tmp_path, folder, monkeypatch):
     assert resolve(folder) == folder
     monkeypatch.setattr(checkpoints, "DEMO", folder)
     assert resolve("demo") == folder
+    assert resolve(Path("demo")) == folder
     with pytest.raises(CheckpointError, match="give 'demo' or a folder"):
         resolve(tmp_path / "nothing")
 
