@@ -23,7 +23,7 @@ y = illume_fast.ops.swiglu(torch.ones(3), torch.full((3,), 2.0))
 print(json.dumps({"file": kernels.__file__, "missing": native.missing, "y": y.tolist(), "report": report()}))
 """
 SOURCES = ("setup.py", "pyproject.toml", "CMakeLists.txt", "MANIFEST.in", "LICENSE", "README.md", "Makefile")
-FOLDERS = ("csrc", "kernels", "illume_fast", "examples", "tests")
+FOLDERS = ("csrc", "kernels", "bench", "illume_fast", "examples", "tests")
 # an unoptimised build is found, loaded and called like any other
 QUICK = {"ILLUME_FAST_CUDA": "0", "CMAKE_BUILD_TYPE": "Debug", "PYTHONSAFEPATH": "1"}
 
@@ -89,7 +89,7 @@ def light(checkout: Path) -> Path:
     """The same with swiglu as its only kernel: enough to see how the extension is built, carried and found."""
     for folder in ("cpu", "bindings", "paging"):
         for source in (checkout / "csrc" / folder).glob("*.cpp"):
-            if source.name not in ("isa.cpp", "swiglu.cpp"):
+            if source.name not in ("isa.cpp", "fork.cpp", "swiglu.cpp"):
                 source.unlink()
     (checkout / "csrc" / "bindings.cpp").write_text(LIGHT_BINDINGS, encoding="utf-8")
     return checkout
@@ -127,6 +127,8 @@ def test_wheel(light: Path, asset: str, tmp_path: Path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"illume_fast"}
     assert any(name.startswith("illume_fast/kernels/_C.") for name in names)
+    assert "illume_fast/bench/cases/search.py" in names
+    assert not [name for name in names if name.startswith("illume_fast/bench/results")]
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert asset in names
     for file in (light / "illume_fast" / "assets").rglob("*"):
