@@ -28,7 +28,7 @@ def regressions(before: Iterable[Row], after: Iterable[Row]) -> list[str]:
         was, now = earlier[key][0], rows[0]
         slower = now["median_ms"] / was["median_ms"] / machine
         if slower > 1 + TOLERANCE and now["p20_ms"] / machine > was["p80_ms"]:
-            op, case = key
+            op, case, _ = key
             lines.append(
                 f"{op}, {case}: {was['median_ms']:.3g} ms became {now['median_ms']:.3g} ms, {slower - 1:.0%} slower"
                 + (f" with the machine's own {machine - 1:.0%} taken off" if machine > 1 else "")

@@ -64,7 +64,7 @@ def _markdown(rows: Sequence[Row], plots: Sequence[str]) -> str:
 
 def _everyone(rows: Iterable[Row]) -> list[str]:
     lines = ["| op | case | who | median, ms | 20 % to 80 %, ms | ours is faster by |", "|---|---|---|---|---|---|"]
-    for (op, case), run in runs_of(rows).items():
+    for (op, case, _), run in runs_of(rows).items():
         for row in run:
             spread = f"{digits(row['p20_ms'])} to {digits(row['p80_ms'])}"
             cells = (
@@ -112,15 +112,15 @@ def _bars(labels: Sequence[str], values: Sequence[float], axis: str, *, log: boo
 
 
 def _speed_up(rows: Sequence[Row]) -> str:
-    runs = [(key, run) for key, run in runs_of(rows).items() if "curve" not in run[0] and peers_of(run)]
-    labels = [f"{op}, {case}" for (op, case), _ in runs]
+    runs = [(key, run) for key, run in runs_of(rows).items() if key[2] is None and peers_of(run)]
+    labels = [f"{op}, {case}" for (op, case, _), _ in runs]
     values = [min(row["median_ms"] for row in peers_of(run)) / run[0]["median_ms"] for _, run in runs]
     return _bars(labels, values, "times faster than the best peer", log=True)
 
 
 def _limit(rows: Sequence[Row]) -> str:
-    runs = [(key, run) for key, run in runs_of(rows).items() if "curve" not in run[0]]
-    labels = [f"{op}, {case}" for (op, case), _ in runs]
+    runs = [(key, run) for key, run in runs_of(rows).items() if key[2] is None]
+    labels = [f"{op}, {case}" for (op, case, _), _ in runs]
     return _bars(labels, [run[0]["floor_ms"] / run[0]["median_ms"] for _, run in runs], "floor / ours", log=False)
 
 

@@ -24,11 +24,14 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def runs_of(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """The rows of the last run of every (op, case). They follow each other there, ours first."""
-    runs: dict[tuple[str, str], list[Row]] = {}
+Key = tuple[str, str, str | None]
+
+
+def runs_of(rows: Iterable[Row]) -> dict[Key, list[Row]]:
+    """The rows of the last run of every (op, case, curve or None). They follow each other there, ours first."""
+    runs: dict[Key, list[Row]] = {}
     for row in rows:
-        key = row["op"], row["case"]
+        key = row["op"], row["case"], row.get("curve")
         if row["who"].startswith("illume_fast") and not (key in runs and _goes_on(runs[key], row)):
             runs[key] = []
         runs[key].append(row)
@@ -41,14 +44,14 @@ def _goes_on(run: list[Row], row: Row) -> bool:
 
 
 def peers_of(run: list[Row]) -> list[Row]:
-    """The rows of a run that are not ours."""
-    return [row for row in run if not row["who"].startswith("illume_fast")]
+    """The rows of a run that are not ours, and not of a part of the work alone, whose names begin with "only"."""
+    return [row for row in run if not row["who"].startswith(("illume_fast", "only "))]
 
 
 def table(rows: Iterable[Row]) -> list[str]:
     """Lines of Markdown, one for each case that has peers; cases of curves are left out."""
     return HEAD + [
-        _line(op, case, run) for (op, case), run in runs_of(rows).items() if peers_of(run) and "curve" not in run[0]
+        _line(op, case, run) for (op, case, curve), run in runs_of(rows).items() if peers_of(run) and curve is None
     ]
 
 

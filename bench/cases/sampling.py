@@ -116,7 +116,7 @@ def _head(rows: int, hidden: int, vocabulary: int, legal: tuple[int, int], dtype
         ours=lambda cond, uncond, weight: cfg_head_sample(cond, uncond, weight, legal, **settings),
         peers={
             "whole head on both branches + Hugging Face": upstream,
-            "torch's product of the legal rows alone": product,
+            "only the product of the legal rows, torch": product,
         },
         check=check,
         bytes=dtype.itemsize * hidden * (hi - lo),
