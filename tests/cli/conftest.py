@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -135,8 +136,15 @@ def spawn() -> Callable[..., subprocess.Popen]:
         command = [sys.executable, "-m", "illume_fast.cli", *map(str, arguments)]
         environment = {**os.environ, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+        def heed_interrupts() -> None:
+            # a shell that runs the tests in its background has told them, and so their children, to ignore SIGINT
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
         # lower priority than the test, which would otherwise miss its moment on a busy machine
-        return subprocess.Popen(["nice", "-n", "10", *command], env=environment, **{**pipes, **options})
+        return subprocess.Popen(
+            ["nice", "-n", "10", *command], env=environment, preexec_fn=heed_interrupts, **{**pipes, **options}
+        )
 
     return start
 
