@@ -130,20 +130,21 @@ def cli(capsys) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def spawn() -> Callable[..., subprocess.Popen]:
-    """spawn("generate", ...) starts the command line in a process of its own."""
+    """spawn("generate", ...) starts the command line in a process of its own, where `prepare()` is called first."""
 
-    def start(*arguments: object, **options: object) -> subprocess.Popen:
+    def start(*arguments: object, prepare: Callable[[], object] = lambda: None, **options: object) -> subprocess.Popen:
         command = [sys.executable, "-m", "illume_fast.cli", *map(str, arguments)]
         environment = {**os.environ, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
-        def heed_interrupts() -> None:
+        def begin() -> None:
             # a shell that runs the tests in its background has told them, and so their children, to ignore SIGINT
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            prepare()
 
         # lower priority than the test, which would otherwise miss its moment on a busy machine
         return subprocess.Popen(
-            ["nice", "-n", "10", *command], env=environment, preexec_fn=heed_interrupts, **{**pipes, **options}
+            ["nice", "-n", "10", *command], env=environment, preexec_fn=begin, **{**pipes, **options}
         )
 
     return start

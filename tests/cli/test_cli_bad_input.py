@@ -185,7 +185,7 @@ def test_a_full_output_folder_keeps_what_is_done(generate, spawn, tiny_model, tm
     prompts.write_text("\n".join(f"red apple {i}" for i in range(40)))
     process = spawn(
         *("generate", prompts, "--model", tiny_model, "--out", out, "--temperature", 0),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000)),
+        prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000)),
     )
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
