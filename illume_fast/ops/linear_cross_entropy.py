@@ -70,15 +70,11 @@ def _backward(ctx: Any, grad: Tensor, grad_normalizers: Tensor) -> tuple[Any, ..
     return (*linear_cross_entropy_backward(grad, *ctx.saved_tensors, ctx.ignore_index), None, None)
 
 
-def _declines_triton(x: Tensor) -> str | None:
-    return "no kernel for torch.float64" if x.dtype == torch.float64 else declines_triton(x)
-
-
 linear_cross_entropy_backward = declare(
     "linear_cross_entropy_backward",
     linear_cross_entropy_backward_reference,
     Backend("cpu", cpu.backward, cpu.declines_backward),
-    Backend("triton", lazily("linear_cross_entropy", "backward"), lambda grad, x, *rest: _declines_triton(x)),
+    Backend("triton", lazily("linear_cross_entropy", "backward"), lambda grad, x, *rest: declines_triton(x)),
     check=lambda grad, *rest: _check(*rest),
     fake=lambda grad, x, weight, *rest: (
         torch.empty_like(x, memory_format=torch.contiguous_format),
@@ -89,7 +85,7 @@ linear_cross_entropy_op = declare(
     "linear_cross_entropy",
     linear_cross_entropy_reference,
     Backend("cpu", cpu.forward, cpu.declines),
-    Backend("triton", lazily("linear_cross_entropy", "forward"), lambda x, *rest: _declines_triton(x)),
+    Backend("triton", lazily("linear_cross_entropy", "forward"), lambda x, *rest: declines_triton(x)),
     check=_check,
     fake=_fake,
     setup_context=_save,
@@ -123,8 +119,12 @@ def linear_cross_entropy(
         raise RuntimeError(f"linear_cross_entropy: labels and x have shapes {shapes}, they must be [...] and [..., H]")
     rows = x.reshape(labels.numel(), x.shape[-1])
     losses, _ = linear_cross_entropy_op(rows, weight, labels.reshape(-1), ignore_index)
+    return _reduced(losses.view(labels.shape), labels, ignore_index, reduction)
+
+
+def _reduced(losses: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> Tensor:
     if reduction == "none":
-        return losses.view(labels.shape)
+        return losses
     return losses.sum() if reduction == "sum" else losses.sum() / (labels != ignore_index).sum()
 
 
@@ -161,6 +161,4 @@ def cross_entropy_within_ranges(
         wrong = int(labels[~held][0])
         raise IndexError(f"cross_entropy_within_ranges: label {wrong} lies in none of {ordered}")
     total = torch.stack(losses).sum(0) if losses else x.new_zeros(labels.shape, dtype=torch.float32)
-    if reduction == "none":
-        return total
-    return total.sum() if reduction == "sum" else total.sum() / (labels != ignore_index).sum()
+    return _reduced(total, labels, ignore_index, reduction)

@@ -147,8 +147,6 @@ _triton = lazily("paged_attention", "attend")
 
 
 def _declines_triton(q: Tensor, k_pages: Tensor, *rest: Tensor | float) -> str | None:
-    if torch.float64 in (q.dtype, k_pages.dtype):
-        return "no kernel for torch.float64"
     return declines_triton(q, k_pages)
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from illume_fast.kernels import native
 from illume_fast.kernels.cpu.rms_norm import in_rows
+from illume_fast.kernels.kept_rows import kept_rows, put_back
 
 # gradients of logits held at once, and the fewest rows of the weight in a product of them
 _CHUNK = 1 << 24
@@ -20,7 +21,8 @@ def declines_backward(grad: Tensor, x: Tensor, *rest: Tensor | int) -> str | Non
 
 
 def forward(x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    rows, kept, kept_labels = _kept(x, labels, ignore_index)
+    rows, kept, kept_labels = kept_rows(x, labels, ignore_index)
+    rows = in_rows(rows)
     if len(kept_labels) and not 0 <= int(kept_labels.min()) <= int(kept_labels.max()) < len(weight):
         wrong = next(label for label in kept_labels.tolist() if not 0 <= label < len(weight))
         raise IndexError(f"linear_cross_entropy: label {wrong} is not among the {len(weight)} rows of weight")
@@ -39,15 +41,14 @@ def forward(x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int) -> tup
         *weight.shape,
     ):
         raise MemoryError(f"linear_cross_entropy: no memory for the sums of {len(rows)} rows")
-    if kept is None:
-        return losses, normalizers
-    return tuple(torch.zeros(len(x)).index_copy_(0, kept, part) for part in (losses, normalizers))
+    return put_back(losses, kept, len(x)), put_back(normalizers, kept, len(x))
 
 
 def backward(
     grad: Tensor, x: Tensor, weight: Tensor, labels: Tensor, normalizers: Tensor, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
-    rows, kept, kept_labels = _kept(x, labels, ignore_index)
+    rows, kept, kept_labels = kept_rows(x, labels, ignore_index)
+    rows = in_rows(rows)
     grad, normalizers = (t.contiguous() if kept is None else t[kept] for t in (grad, normalizers))
     weight = in_rows(weight)
     grad_rows, grad_weight = torch.zeros(rows.shape), torch.empty_like(weight)
@@ -72,15 +73,4 @@ def backward(
         )
         grad_rows += logits @ part
         torch.mm(logits.T, rows, out=grad_weight[first : first + step])
-    if kept is None:
-        return grad_rows.to(x.dtype), grad_weight
-    return torch.zeros_like(x).index_copy_(0, kept, grad_rows.to(x.dtype)), grad_weight
-
-
-def _kept(x: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None, Tensor]:
-    """(rows that count, their indices unless all do, their labels)."""
-    counts = labels != ignore_index
-    if bool(counts.all()):
-        return in_rows(x), None, labels.contiguous()
-    kept = counts.nonzero().squeeze(1)
-    return x[kept], kept, labels[kept]
+    return put_back(grad_rows.to(x.dtype), kept, len(x)), grad_weight

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from illume_fast.kernels.native import DTYPE_CODES
+
 
 @cache
 def missing() -> str | None:
@@ -26,11 +28,13 @@ def dot_widens() -> bool:
     return interpreted()
 
 
-def declines(*tensors: Tensor | None) -> str | None:
+def declines(*tensors: Tensor) -> str | None:
     """Why the Triton kernels cannot take these tensors; None when they can."""
     for tensor in tensors:
-        if tensor is not None and not tensor.is_cuda and not interpreted():
+        if not tensor.is_cuda and not interpreted():
             return "needs CUDA tensors, or TRITON_INTERPRET=1"
+        if tensor.dtype not in DTYPE_CODES:
+            return f"no kernel for {tensor.dtype}"
     return missing()
 
 

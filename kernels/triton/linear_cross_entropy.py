@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from illume_fast.kernels.kept_rows import kept_rows, put_back
 from illume_fast.kernels.triton import dot_widens
 
 _TILE = {"ROWS": 64, "CODES": 64, "SIZES": 32, "WIDEN": dot_widens(), "num_warps": 8}
@@ -19,7 +20,8 @@ _FEWEST = 1024
 
 def forward(x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """(losses, normalizers), float32 [T], 0 for ignored rows; NaN for a label out of range, which nobody is told of."""
-    rows, kept, own = _kept(x, labels, ignore_index)
+    rows, kept, own = kept_rows(x, labels, ignore_index)
+    rows = rows.contiguous()
     codes, size = weight.shape
     chunks = triton.cdiv(codes, _CHUNK)
     largest, mass = torch.empty(2, len(rows), chunks, device=x.device)
@@ -31,17 +33,15 @@ def forward(x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int) -> tup
         )
     normalizers = (largest + mass.log()).logsumexp(1)
     losses = normalizers - logit
-    if kept is None:
-        return losses, normalizers
-    first, second = (torch.zeros(len(x), device=x.device).index_copy_(0, kept, part) for part in (losses, normalizers))
-    return first, second
+    return put_back(losses, kept, len(x)), put_back(normalizers, kept, len(x))
 
 
 def backward(
     grad: Tensor, x: Tensor, weight: Tensor, labels: Tensor, normalizers: Tensor, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and weight."""
-    rows, kept, own = _kept(x, labels, ignore_index)
+    rows, kept, own = kept_rows(x, labels, ignore_index)
+    rows = rows.contiguous()
     grad, normalizers = (t.contiguous() if kept is None else t[kept] for t in (grad, normalizers))
     weight = weight.contiguous()
     grad_rows, grad_weight = torch.zeros(rows.shape, device=x.device), torch.empty_like(weight)
@@ -56,18 +56,7 @@ def backward(
             )
         grad_rows += logits @ part
         torch.mm(logits.T, rows, out=grad_weight[first : first + step])
-    if kept is None:
-        return grad_rows.to(x.dtype), grad_weight
-    return torch.zeros_like(x).index_copy_(0, kept, grad_rows.to(x.dtype)), grad_weight
-
-
-def _kept(x: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None, Tensor]:
-    """(rows that count, contiguous, their indices unless all do, their labels)."""
-    counts = labels != ignore_index
-    if bool(counts.all()):
-        return x.contiguous(), None, labels.contiguous()
-    kept = counts.nonzero().squeeze(1)
-    return x[kept], kept, labels[kept]
+    return put_back(grad_rows.to(x.dtype), kept, len(x)), grad_weight
 
 
 @triton.jit

@@ -9,12 +9,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from illume_fast.kernels.cpu.nearest_code import METRIC_CODES
 from illume_fast.kernels.cuda.nearest_code import BLOCK, pack
 from illume_fast.kernels.triton import dot_widens
 
 _ROWS = 64  # queries of a program
 _CHUNK = 32  # numbers of a vector at once
-_METRICS = {"l2": 0, "cosine": 1, "dot": 2}
 
 
 def run(x: Tensor, codebook: Tensor, metric: str = "l2") -> Tensor:
@@ -44,7 +44,7 @@ def run(x: Tensor, codebook: Tensor, metric: str = "l2") -> Tensor:
     refine_kernel[(len(rows),)](
         rows, rows.stride(0), rows.stride(1), packed.codes, packed.offsets, packed.longest, packed.errors, lengths,
         errors, best, ids, size, blocks, packed.longest_of_all,
-        METRIC=_METRICS[metric], BLOCKS=triton.next_power_of_2(blocks), CODES=BLOCK, CHUNK=min(64, wide),
+        METRIC=METRIC_CODES[metric], BLOCKS=triton.next_power_of_2(blocks), CODES=BLOCK, CHUNK=min(64, wide),
     )  # fmt: skip
     return ids
 
