@@ -41,19 +41,28 @@ struct Numbers<bf16> {
 };
 #endif
 
-// sums[m * kBlockOutputs + n] += x[m] . weight[n] for M rows of x and N of the weight. `kAhead` asks for the rows of the
-// weight after these, which may lie on pages that the hardware does not look ahead to.
-template <bool kAhead, int M, int N, typename T>
-inline void tile(const T* x, int64_t x_stride, const T* weight, int64_t weight_stride, int64_t inputs, float* sums) {
+// What a tile asks memory for: nothing, the rows of the weight after its own (which may lie on pages that the hardware does
+// not look ahead to), or one row of the next block of outputs.
+enum class Ahead { none, next_rows, next_block };
+
+typedef float Four __attribute__((vector_size(16), aligned(4)));
+
+// sums[m * kBlockOutputs + n] += x[m] . weight[n] for M rows of x and N of the weight. Row `pass` of the next block is
+// asked for.
+template <Ahead kAhead, int M, int N, typename T>
+inline void tile(const T* x, int64_t x_stride, const T* weight, int64_t weight_stride, int64_t inputs, float* sums,
+                 int64_t pass) {
   using Kind = Numbers<T>;
   constexpr int kGroups = (M * N + kLanes - 1) / kLanes;
   vf acc[kGroups][kLanes] = {};
+  const T* next_block = weight + (kBlockOutputs + pass) * weight_stride;
   const auto step = [&](int64_t k, int64_t count) {
     typename Kind::Vector w[N];
+    if (kAhead == Ahead::next_block) __builtin_prefetch(next_block + k, 0, 2);
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
       w[n] = Kind::some(weight + n * weight_stride + k, count);
-      if (kAhead) __builtin_prefetch(weight + (n + N) * weight_stride + k);
+      if (kAhead == Ahead::next_rows) __builtin_prefetch(weight + (n + N) * weight_stride + k);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
@@ -68,41 +77,56 @@ inline void tile(const T* x, int64_t x_stride, const T* weight, int64_t weight_s
   int64_t k = 0;
   for (; k + Kind::kCount <= inputs; k += Kind::kCount) step(k, Kind::kCount);
   if (k < inputs) step(k, inputs - k);
+  float products[kGroups * kLanes];
 #pragma GCC unroll 8
-  for (int group = 0; group < kGroups; ++group) {
-    float products[kLanes];
-    store(products, sum_each(acc[group]));
-    for (int i = 0; i < kLanes && group * kLanes + i < M * N; ++i) {
-      const int at = group * kLanes + i;
-      sums[at / N * kBlockOutputs + at % N] += products[i];
+  for (int group = 0; group < kGroups; ++group) store(products + group * kLanes, sum_each(acc[group]));
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+    float* row = sums + m * kBlockOutputs;
+    if constexpr (N == 4) {
+      *reinterpret_cast<Four*>(row) += *reinterpret_cast<const Four*>(products + m * N);
+    } else {
+      for (int n = 0; n < N; ++n) row[n] += products[m * N + n];
     }
   }
 }
 
 // The same for `rows` <= M rows of x and all `outputs` rows of the weight.
-template <bool kAhead, int M, typename T>
+template <Ahead kAhead, int M, typename T>
 void tiles(int64_t rows, const T* x, int64_t x_stride, const T* weight, int64_t weight_stride, int64_t outputs,
-           int64_t inputs, float* sums) {
+           int64_t inputs, float* sums, int64_t pass) {
   if constexpr (M > 0) {
-    if (rows < M) return tiles<kAhead, M - 1>(rows, x, x_stride, weight, weight_stride, outputs, inputs, sums);
+    if (rows < M) {
+      return tiles<kAhead, M - 1>(rows, x, x_stride, weight, weight_stride, outputs, inputs, sums, pass);
+    }
     int64_t n = 0;
     for (; n + kOutputs <= outputs; n += kOutputs) {
-      tile<kAhead, M, kOutputs>(x, x_stride, weight + n * weight_stride, weight_stride, inputs, sums + n);
+      tile<kAhead, M, kOutputs>(x, x_stride, weight + n * weight_stride, weight_stride, inputs, sums + n, pass);
     }
     for (; n < outputs; ++n) {
-      tile<kAhead, M, 1>(x, x_stride, weight + n * weight_stride, weight_stride, inputs, sums + n);
+      tile<kAhead, M, 1>(x, x_stride, weight + n * weight_stride, weight_stride, inputs, sums + n, pass);
     }
   }
 }
 
-// The same for all rows: the first of them bring the weight from memory, the others find it in the caches.
+// The same for all rows. The first of them bring the weight from memory and the others find it in the caches; where these
+// are many, the memory would rest meanwhile, and brings the next block.
 template <typename T>
 void add_products(const T* x, int64_t x_stride, int64_t rows, const T* weight, int64_t weight_stride, int64_t outputs,
                   int64_t inputs, float* sums) {
-  tiles<true, kRows>(rows < kRows ? rows : kRows, x, x_stride, weight, weight_stride, outputs, inputs, sums);
-  for (int64_t m = kRows; m < rows; m += kRows) {
-    tiles<false, kRows>(rows - m < kRows ? rows - m : kRows, x + m * x_stride, x_stride, weight, weight_stride, outputs,
-                        inputs, sums + m * kBlockOutputs);
+  const bool many = rows > 3 * kRows;
+  for (int64_t m = 0, pass = 0; m < rows; m += kRows, ++pass) {
+    const auto run = [=](auto tiles_of) {
+      tiles_of(rows - m < kRows ? rows - m : kRows, x + m * x_stride, x_stride, weight, weight_stride, outputs, inputs,
+               sums + m * kBlockOutputs, pass);
+    };
+    if (many && pass < kOutputs) {
+      run(tiles<Ahead::next_block, kRows, T>);
+    } else if (pass == 0) {
+      run(tiles<Ahead::next_rows, kRows, T>);
+    } else {
+      run(tiles<Ahead::none, kRows, T>);
+    }
   }
 }
 

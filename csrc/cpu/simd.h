@@ -188,26 +188,51 @@ inline float max_lane(vf x) {
   return best;
 }
 
+// Sums over lanes, as additions of interleaved halves within groups of four lanes, then of whole groups: shuffles that stay
+// within such groups are the quickest.
 #if defined(__AVX512F__)
-#define ILLUME_FAST_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
-#define ILLUME_FAST_ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#define ILLUME_FAST_LOW_1 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define ILLUME_FAST_HIGH_1 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#define ILLUME_FAST_LOW_2 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define ILLUME_FAST_HIGH_2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define ILLUME_FAST_EVEN_GROUPS 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27
+#define ILLUME_FAST_ODD_GROUPS 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31
 #elif defined(__AVX2__)
-#define ILLUME_FAST_EVEN 0, 2, 4, 6, 8, 10, 12, 14
-#define ILLUME_FAST_ODD 1, 3, 5, 7, 9, 11, 13, 15
+#define ILLUME_FAST_LOW_1 0, 8, 1, 9, 4, 12, 5, 13
+#define ILLUME_FAST_HIGH_1 2, 10, 3, 11, 6, 14, 7, 15
+#define ILLUME_FAST_LOW_2 0, 1, 8, 9, 4, 5, 12, 13
+#define ILLUME_FAST_HIGH_2 2, 3, 10, 11, 6, 7, 14, 15
+#define ILLUME_FAST_EVEN_GROUPS 0, 1, 2, 3, 8, 9, 10, 11
+#define ILLUME_FAST_ODD_GROUPS 4, 5, 6, 7, 12, 13, 14, 15
 #else
-#define ILLUME_FAST_EVEN 0, 2, 4, 6
-#define ILLUME_FAST_ODD 1, 3, 5, 7
+#define ILLUME_FAST_LOW_1 0, 4, 1, 5
+#define ILLUME_FAST_HIGH_1 2, 6, 3, 7
+#define ILLUME_FAST_LOW_2 0, 1, 4, 5
+#define ILLUME_FAST_HIGH_2 2, 3, 6, 7
+#define ILLUME_FAST_EVEN_GROUPS 0, 1, 2, 3
+#define ILLUME_FAST_ODD_GROUPS 4, 5, 6, 7
 #endif
+#define ILLUME_FAST_ADD_HALVES(x, y, low, high) \
+  (__builtin_shufflevector(x, y, low) + __builtin_shufflevector(x, y, high))
 
 // Lane i is the sum over the lanes of x[i].
 inline vf sum_each(vf (&x)[kLanes]) {
-  for (int count = kLanes; count > 1; count /= 2) {
+  vf quads[kLanes / 4];
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes / 4; ++i) {
+    const vf first = ILLUME_FAST_ADD_HALVES(x[4 * i], x[4 * i + 1], ILLUME_FAST_LOW_1, ILLUME_FAST_HIGH_1);
+    const vf second = ILLUME_FAST_ADD_HALVES(x[4 * i + 2], x[4 * i + 3], ILLUME_FAST_LOW_1, ILLUME_FAST_HIGH_1);
+    quads[i] = ILLUME_FAST_ADD_HALVES(first, second, ILLUME_FAST_LOW_2, ILLUME_FAST_HIGH_2);
+  }
+#pragma GCC unroll 4
+  for (int count = kLanes / 4; count > 1; count /= 2) {
+#pragma GCC unroll 4
     for (int i = 0; i < count / 2; ++i) {
-      x[i] = __builtin_shufflevector(x[2 * i], x[2 * i + 1], ILLUME_FAST_EVEN) +
-             __builtin_shufflevector(x[2 * i], x[2 * i + 1], ILLUME_FAST_ODD);
+      quads[i] =
+          ILLUME_FAST_ADD_HALVES(quads[2 * i], quads[2 * i + 1], ILLUME_FAST_EVEN_GROUPS, ILLUME_FAST_ODD_GROUPS);
     }
   }
-  return x[0];
+  return quads[0];
 }
 
 // ---- exp, within 2 units in the last place; inf, 0, subnormals and NaN as in std::exp ----
