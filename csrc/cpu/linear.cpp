@@ -8,36 +8,73 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 16;  // numbers of the weight a thread should read to be worth waking
 
+int64_t blocks_of(const LinearLayer& layer) { return (layer.outputs + kBlockOutputs - 1) / kBlockOutputs; }
+
+int64_t grain_of(const LinearInput& x) { return kGrain / (kBlockOutputs * (x.inputs + 1)) + 1; }
+
 template <typename T>
-void product(const T* x, int64_t x_stride, int64_t rows, const T* weight, int64_t weight_stride, const T* bias, T* out,
-             int64_t outputs, int64_t inputs) {
-  const int64_t blocks = (outputs + kBlockOutputs - 1) / kBlockOutputs;
-  const int64_t grain = kGrain / (kBlockOutputs * (inputs + 1)) + 1;
-  parallel_for(blocks, grain, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = i * kBlockOutputs;
-      const int64_t some = outputs - first < kBlockOutputs ? outputs - first : kBlockOutputs;
-      for_each_row_of_products(
-          x, x_stride, rows, weight + first * weight_stride, weight_stride, some, inputs,
-          [=](int64_t m, const float* sums) {
-            for_each_vector(some, [=](int64_t n, int64_t count) {
-              vf sum = load(sums + n);
-              if (bias != nullptr) sum += load_some(bias + first + n, count);
-              store_some(out + m * outputs + first + n, sum, count);
-            });
-          });
+const T* weight_of(const LinearLayer& layer, int64_t first) {
+  return static_cast<const T*>(layer.weight) + first * layer.weight_stride;
+}
+
+template <typename T>
+void block(const LinearInput& x, const LinearLayer& layer, int64_t first) {
+  const int64_t outputs = layer.outputs;
+  const int64_t some = outputs - first < kBlockOutputs ? outputs - first : kBlockOutputs;
+  T* out = static_cast<T*>(layer.out) + first;
+  const T* bias = static_cast<const T*>(layer.bias);
+  for_each_row_of_products(static_cast<const T*>(x.x), x.stride, x.rows, weight_of<T>(layer, first),
+                           layer.weight_stride, some, x.inputs, [=](int64_t m, const float* sums) {
+                             for_each_vector(some, [=](int64_t n, int64_t count) {
+                               vf sum = load(sums + n);
+                               if (bias != nullptr) sum += load_some(bias + first + n, count);
+                               store_some(out + m * outputs + n, sum, count);
+                             });
+                           });
+}
+
+template <typename T>
+void swiglu_block(const LinearInput& x, const LinearLayer& gate, const LinearLayer& up, int64_t first, T* out) {
+  const int64_t outputs = gate.outputs;
+  const int64_t some = outputs - first < kBlockOutputs ? outputs - first : kBlockOutputs;
+  float gates[kBlockRows * kBlockOutputs], ups[kBlockRows * kBlockOutputs];
+  for_each_block_of_rows(x.rows, [&](int64_t row, int64_t rows) {
+    const T* from = static_cast<const T*>(x.x) + row * x.stride;
+    products_of_block(from, x.stride, rows, weight_of<T>(gate, first), gate.weight_stride, some, x.inputs, gates);
+    products_of_block(from, x.stride, rows, weight_of<T>(up, first), up.weight_stride, some, x.inputs, ups);
+    for (int64_t m = 0; m < rows; ++m) {
+      for_each_vector(some, [&](int64_t n, int64_t count) {
+        const vf g = rounded<T>(load(gates + m * kBlockOutputs + n)), u = rounded<T>(load(ups + m * kBlockOutputs + n));
+        store_some(out + (row + m) * outputs + first + n, g * sigmoid(g) * u, count);
+      });
     }
   });
 }
 
 }  // namespace
 
-void linear(DType dtype, const void* x, int64_t x_stride, int64_t rows, const void* weight, int64_t weight_stride,
-            const void* bias, void* out, int64_t outputs, int64_t inputs) {
+void linear(DType dtype, LinearInput x, const LinearLayer* layers, int64_t count) {
+  int64_t blocks = 0;
+  for (int64_t i = 0; i < count; ++i) blocks += blocks_of(layers[i]);
   with_dtype(dtype, [=](auto tag) {
     using T = decltype(tag);
-    product(static_cast<const T*>(x), x_stride, rows, static_cast<const T*>(weight), weight_stride,
-            static_cast<const T*>(bias), static_cast<T*>(out), outputs, inputs);
+    parallel_for(blocks, grain_of(x), [=](int64_t begin, int64_t end) {
+      const LinearLayer* layer = layers;
+      int64_t before = 0;  // blocks of the layers before this one
+      for (int64_t i = begin; i < end; ++i) {
+        while (i - before >= blocks_of(*layer)) before += blocks_of(*layer++);
+        block<T>(x, *layer, (i - before) * kBlockOutputs);
+      }
+    });
+  });
+}
+
+void swiglu_linear(DType dtype, LinearInput x, const LinearLayer& gate, const LinearLayer& up, void* out) {
+  with_dtype(dtype, [=](auto tag) {
+    using T = decltype(tag);
+    parallel_for(blocks_of(gate), grain_of(x) / 2 + 1, [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) swiglu_block(x, gate, up, i * kBlockOutputs, static_cast<T*>(out));
+    });
   });
 }
 

@@ -32,7 +32,7 @@ void append(const Heads& k, const Heads& v, const PagedCache& cache, Indices row
   const int64_t heads = cache.heads, size = cache.size;
   parallel_for(2 * heads, kGrain / (tokens * size + 1) + 1, [=, &k, &v, &cache](int64_t begin, int64_t end) {
     for (int64_t t = 0; t < tokens; ++t) {
-      const int64_t row = rows[t], position = positions[t];
+      const int64_t row = rows.or_same(t), position = positions[t];
       const int64_t page = cache.table[row * cache.table_stride + position / cache.page_size];
       const int64_t at = (page * cache.page_size + position % cache.page_size) * heads;
       for (int64_t i = begin; i < end; ++i) {
@@ -50,7 +50,7 @@ void append(const Heads& k, const Heads& v, const PagedCache& cache, Indices row
 int64_t paged_append(DType dtype, Heads k, Heads v, const PagedCache& cache, Indices rows, Indices positions,
                      int64_t tokens) {
   for (int64_t t = 0; t < tokens; ++t) {
-    if (!in_range(cache, rows[t], positions[t])) return t;
+    if (!in_range(cache, rows.or_same(t), positions[t])) return t;
   }
   with_dtype(dtype, [&](auto from) {
     with_dtype(cache.dtype, [&](auto to) {

@@ -43,7 +43,7 @@ struct Problem {
   int64_t block_queries() const { return block_tokens() * group(); }
   // whole vectors of any type: 2 * kLanes numbers of 16 bits
   int64_t width() const { return (cache.size + 2 * kLanes - 1) / (2 * kLanes) * (2 * kLanes); }
-  int64_t row(int64_t token) const { return rows.data == nullptr ? token : rows[token]; }
+  int64_t row(int64_t token) const { return rows.or_same(token); }
   int64_t length(int64_t token) const { return lengths[token] + extra; }
   bool in_range(int64_t token) const {
     return row(token) >= 0 && row(token) < cache.table_rows && lengths[token] >= 0 &&

@@ -45,7 +45,7 @@ struct Numbers<bf16> {
 // not look ahead to), or one row of the next block of outputs.
 enum class Ahead { none, next_rows, next_block };
 
-typedef float Four __attribute__((vector_size(16), aligned(4)));
+typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 
 // sums[m * kBlockOutputs + n] += x[m] . weight[n] for M rows of x and N of the weight. Row `pass` of the next block is
 // asked for.
@@ -130,20 +130,36 @@ void add_products(const T* x, int64_t x_stride, int64_t rows, const T* weight, i
   }
 }
 
+// sums[m * kBlockOutputs + n] = x[m] . weight[n] for m < rows <= kBlockRows and n < outputs <= kBlockOutputs, rounded up to
+// whole vectors.
+template <typename T>
+void products_of_block(const T* x, int64_t x_stride, int64_t rows, const T* weight, int64_t weight_stride,
+                       int64_t outputs, int64_t inputs, float* sums) {
+  for (int64_t i = 0; i < rows * kBlockOutputs; i += kLanes) store(sums + i, vf{});
+  for (int64_t k = 0; k < inputs; k += kBlockInputs) {
+    const int64_t count = inputs - k < kBlockInputs ? inputs - k : kBlockInputs;
+    add_products(x + k, x_stride, rows, weight + k, weight_stride, outputs, count, sums);
+  }
+}
+
+// Calls f(first, count) for all rows, kBlockRows at a time.
+template <typename F>
+void for_each_block_of_rows(int64_t rows, F&& f) {
+  for (int64_t first = 0; first < rows; first += kBlockRows) {
+    f(first, rows - first < kBlockRows ? rows - first : kBlockRows);
+  }
+}
+
 // Calls f(m, sums) for every row m of x, where sums[n] = x[m] . weight[n] for n < outputs <= kBlockOutputs, rounded up to
 // whole vectors.
 template <typename T, typename F>
 void for_each_row_of_products(const T* x, int64_t x_stride, int64_t rows, const T* weight, int64_t weight_stride,
                               int64_t outputs, int64_t inputs, F&& f) {
-  for (int64_t first = 0; first < rows; first += kBlockRows) {
-    const int64_t some = rows - first < kBlockRows ? rows - first : kBlockRows;
-    float sums[kBlockRows * kBlockOutputs] = {};
-    for (int64_t k = 0; k < inputs; k += kBlockInputs) {
-      const int64_t count = inputs - k < kBlockInputs ? inputs - k : kBlockInputs;
-      add_products(x + first * x_stride + k, x_stride, some, weight + k, weight_stride, outputs, count, sums);
-    }
-    for (int64_t m = 0; m < some; ++m) f(first + m, sums + m * kBlockOutputs);
-  }
+  float sums[kBlockRows * kBlockOutputs];
+  for_each_block_of_rows(rows, [&](int64_t first, int64_t count) {
+    products_of_block(x + first * x_stride, x_stride, count, weight, weight_stride, outputs, inputs, sums);
+    for (int64_t m = 0; m < count; ++m) f(first + m, sums + m * kBlockOutputs);
+  });
 }
 
 }  // namespace illume_fast::ILLUME_FAST_ISA_NS

@@ -267,6 +267,8 @@ inline vf exp(vf x) {
   return x == x ? y : x;
 }
 
+inline vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
+
 // Calls f(T{}) with T the storage type of `dtype`.
 template <typename F>
 inline void with_dtype(DType dtype, F&& f) {

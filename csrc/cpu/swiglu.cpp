@@ -10,8 +10,6 @@ namespace {
 // elements a thread should have to be worth waking
 constexpr int64_t kGrain = 16384;
 
-inline vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
-
 // Splits rows x columns into parts of whole vectors and calls f(row, first column, count): one long row is shared too.
 template <typename F>
 void for_each_part(int64_t rows, int64_t columns, F&& f) {

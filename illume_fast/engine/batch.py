@@ -98,9 +98,8 @@ class Batch:
             self.cache.k,
             self.cache.v,
             pages,
-            torch.arange(len(positions), dtype=torch.int32, device=self.device),
+            None,
             self._put(positions),
-            seq_lens=self._put((positions + 1).astype(np.int32)),
         )
 
     def _filler_positions(self, tokens: int, total: int) -> Ints:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from illume_fast.engine.plan import Site
 from illume_fast.engine.scheduler import Row
 from illume_fast.ops.cfg_head_sample import cfg_head_sample
 from illume_fast.ops.cfg_sample import cfg_sample
+from illume_fast.ops.linear import linear
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -126,7 +126,7 @@ class Draws:
             c, u = conditional.float(), unconditional.float()
             mixed = (u + group.guidance[:, None] * (c - u)).to(head.dtype)
         lo, hi = group.ranges[0][0], group.ranges[-1][1]
-        logits = F.linear(mixed, head[lo:hi]).float()
+        logits = linear(mixed, head[lo:hi]).float()
         for (_, end), (start, _) in zip(group.ranges, group.ranges[1:], strict=False):
             logits[:, end - lo : start - lo] = -torch.inf
         ids = cfg_sample(logits, None, guidance=1.0, **settings)

@@ -3,7 +3,8 @@
 A GEMM library picks its kernel by the number of rows, and kernels add up in different orders; a last bit then differs
 with the batch, and now and then a sampled token. With one to three rows MKL, for example, uses other kernels than
 with four, and from eight on rows of whole groups of four agree bit for bit. The engine therefore fills every batch up
-to a multiple of a few rows, and this file measures which multiple is enough for the model's own matrices.
+to a multiple of a few rows, and this file measures which multiple is enough for the model's own matrices. The CPU
+kernel of `linear` computes each row by itself, so that there the multiple is 1.
 
 The kernels of attention, norms and drawing compute a row by itself. Attention's reference, which runs where there is no
 compiled extension, does not: there a row is the same up to rounding only.
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-_MULTIPLES = (8, 16, 32)
-_TIMES = (1, 2, 3, 5, 8, 13, 16)
+from illume_fast.ops.linear import linear
+
+_MULTIPLES = (1, 8, 16, 32)
+_TIMES = (*range(1, 10), 11, 13, 16, 21, 32)
 _HEAD_ROWS = 1024
 
 
@@ -40,7 +42,7 @@ def products_of(decoder: object, head: Tensor) -> list[Product]:
             weight = part.weight
             kind = weight.shape, weight.dtype, part.bias is None
             found.setdefault(kind, Product(part, part.in_features, weight.dtype, weight.device))
-    part_of_head = partial(F.linear, weight=head[:_HEAD_ROWS])
+    part_of_head = partial(linear, weight=head[:_HEAD_ROWS])
     return [*found.values(), Product(part_of_head, head.shape[1], head.dtype, head.device)]
 
 

@@ -9,18 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from illume_fast.model.config import DecoderConfig
-from illume_fast.model.layers import RMSNorm, once_in_autocast
+from illume_fast.model.layers import Linear, RMSNorm, are_plain, once_in_autocast, runs_ops
+from illume_fast.ops.decode_attention import decode_attention
 from illume_fast.ops.paged_append import paged_append
-from illume_fast.ops.paged_attention import paged_attention, paged_prefill_attention
+from illume_fast.ops.paged_attention import paged_prefill_attention
+from illume_fast.ops.qkv_linear import qkv_linear
 from illume_fast.ops.rope import rope
 
 _PRODUCTS_LIMIT = 1024
 
 
 class Attend(Protocol):
-    """How queries meet keys in layer `layer`: q [..., T, Hq, D], k and v [..., T, Hkv, D] -> [..., T, Hq, D]."""
+    """How queries meet keys in layer `layer`: q [..., T, Hq, D], k and v [..., T, Hkv, D] -> [..., T, Hq, D].
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+    q and k come as they were projected; `cos` and `sin` [..., T, D / 2] are to turn them (`rope`).
+    """
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor: ...
 
 
 class CausalAttention:
@@ -33,7 +38,12 @@ class CausalAttention:
     def __init__(self, keep: Tensor | None = None) -> None:
         self.mask = None if keep is None else _causal_mask(keep)
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        q, k = rope(q, k, cos, sin)
+        return self.turned(q, k, v)
+
+    def turned(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same where q and k have been turned."""
         q, k, v = (x.transpose(-3, -2) for x in (q, k, v))
         if self.mask is None and _prefers_products(q):
             return _causal_products(q, k, v).transpose(-3, -2)
@@ -52,13 +62,16 @@ class SeveralBatches:
 
     shapes: Sequence[tuple[int, int]]
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        q, k = rope(q, k, cos, sin)
         sizes = [batch * length for batch, length in self.shapes]
         batches = zip(self.shapes, *(x.split(sizes) for x in (q, k, v)), strict=True)
         attend = CausalAttention()
-        return torch.cat(
-            [attend(layer, *(x.unflatten(0, shape) for x in qkv)).flatten(0, 1) for shape, *qkv in batches]
-        )
+        outputs = []
+        for shape, *qkv in batches:
+            q, k, v = (x.unflatten(0, shape) for x in qkv)
+            outputs.append(attend.turned(q, k, v).flatten(0, 1))
+        return torch.cat(outputs)
 
 
 def _prefers_products(q: Tensor) -> bool:
@@ -88,24 +101,24 @@ def _causal_mask(keep: Tensor) -> Tensor:
 class PagedAttention:
     """Flat tokens [T] of several sequences over a paged cache; appends their keys and values, then attends.
 
-    Token t stands at `positions[t]` of the sequence in row `rows[t]` of `page_table` (int32 [rows, max_pages]).
-    `k_pages` and `v_pages` are [layers, pages, page_size, Hkv, D]. With `seq_lens` (int32 [T]) each row brings one
-    token (T rows in order, lengths counting the new token) and the decode kernel runs; otherwise tokens come ragged.
+    Token t stands at `positions[t]` of the sequence in row `rows[t]` of `page_table` (int32 [rows, max_pages]), or in
+    row t where `rows` is None: each row then brings one token, and one op does it all. `k_pages` and `v_pages` are
+    [layers, pages, page_size, Hkv, D].
     """
 
     k_pages: Tensor
     v_pages: Tensor
     page_table: Tensor
-    rows: Tensor
+    rows: Tensor | None
     positions: Tensor
-    seq_lens: Tensor | None = None
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         k_pages, v_pages = self.k_pages[layer], self.v_pages[layer]
         scale = q.shape[-1] ** -0.5
+        if self.rows is None:
+            return decode_attention(q, k, v, cos, sin, k_pages, v_pages, self.page_table, self.positions, scale)
+        q, k = rope(q, k, cos, sin)
         paged_append(k, v, k_pages, v_pages, self.page_table, self.rows, self.positions)
-        if self.seq_lens is not None:
-            return paged_attention(q, k_pages, v_pages, self.page_table, self.seq_lens, scale)
         return paged_prefill_attention(q, k_pages, v_pages, self.page_table, self.rows, self.positions, scale)
 
 
@@ -117,20 +130,23 @@ class SelfAttention(nn.Module):
         width, head = config.hidden_size, config.head_size
         query, key = config.num_attention_heads * head, config.num_key_value_heads * head
         self.head_size = head
-        self.q_proj = nn.Linear(width, query, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(width, key, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(width, key, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(query, width, bias=False)
+        self.q_proj = Linear(width, query, bias=config.qkv_bias)
+        self.k_proj = Linear(width, key, bias=config.qkv_bias)
+        self.v_proj = Linear(width, key, bias=config.qkv_bias)
+        self.o_proj = Linear(query, width, bias=False)
         self.q_norm = RMSNorm(head, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(head, config.rms_norm_eps) if config.qk_norm else None
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
         """[..., T, H] -> [..., T, H]."""
-        x = once_in_autocast(x)
-        q, k, v = (
-            project(x).unflatten(-1, (-1, self.head_size)) for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (y.unflatten(-1, (-1, self.head_size)) for y in self._project(x))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rope(q, k, cos, sin)
-        return self.o_proj(attend(layer, q, k, v).flatten(-2))
+        return self.o_proj(attend(layer, q, k, v, cos, sin).flatten(-2))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.q_proj, self.k_proj, self.v_proj
+        if runs_ops(x) and are_plain(q, k, v):
+            return qkv_linear(x, q.weight, k.weight, v.weight, q.bias, k.bias, v.bias)
+        x = once_in_autocast(x)
+        return q(x), k(x), v(x)

@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from illume_fast.ops.linear import linear
 from illume_fast.ops.rms_norm import add_rms_norm, rms_norm
 from illume_fast.ops.swiglu import swiglu
+from illume_fast.ops.swiglu_linear import swiglu_linear
 
 
 class RMSNorm(nn.Module):
@@ -25,19 +27,39 @@ class RMSNorm(nn.Module):
         return add_rms_norm(x.to(residual.dtype), residual, self.weight.to(residual.dtype), self.eps)
 
 
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, by our own kernel where no gradient is wanted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] -> [..., out_features]."""
+        return linear(x, self.weight, self.bias) if runs_ops(x) else super().forward(x)
+
+
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202)."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(width, inner, bias=False)
-        self.up_proj = nn.Linear(width, inner, bias=False)
-        self.down_proj = nn.Linear(inner, width, bias=False)
+        self.gate_proj = Linear(width, inner, bias=False)
+        self.up_proj = Linear(width, inner, bias=False)
+        self.down_proj = Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""
+        if runs_ops(x) and are_plain(self.gate_proj, self.up_proj):
+            return self.down_proj(swiglu_linear(x, self.gate_proj.weight, self.up_proj.weight))
         x = once_in_autocast(x)
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+def runs_ops(x: Tensor) -> bool:
+    """Whether to call our ops instead of torch's functions: no gradient is wanted, and autocast is off."""
+    return not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)
+
+
+def are_plain(*layers: nn.Module) -> bool:
+    """Whether nothing but a weight stands behind each layer: no adapter, no quantisation, no hook."""
+    return all(type(layer) is Linear and not layer._forward_hooks and not layer._forward_pre_hooks for layer in layers)
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:

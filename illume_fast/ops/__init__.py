@@ -7,15 +7,18 @@ name stands for the op whatever is imported afterwards.
 from illume_fast.ops.cfg_head_sample import cfg_head_sample
 from illume_fast.ops.cfg_sample import cfg_sample
 from illume_fast.ops.code_statistics import code_statistics
+from illume_fast.ops.decode_attention import decode_attention
 from illume_fast.ops.dispatch import use_backend
 from illume_fast.ops.linear import linear
 from illume_fast.ops.linear_cross_entropy import cross_entropy_within_ranges, linear_cross_entropy
 from illume_fast.ops.nearest_code import PackedCodebook, nearest_code
 from illume_fast.ops.paged_append import paged_append
 from illume_fast.ops.paged_attention import paged_attention, paged_prefill_attention
+from illume_fast.ops.qkv_linear import qkv_linear
 from illume_fast.ops.rms_norm import add_rms_norm, rms_norm
 from illume_fast.ops.rope import rope
 from illume_fast.ops.swiglu import swiglu
+from illume_fast.ops.swiglu_linear import swiglu_linear
 
 __all__ = [
     "PackedCodebook",
@@ -24,14 +27,17 @@ __all__ = [
     "cfg_sample",
     "code_statistics",
     "cross_entropy_within_ranges",
+    "decode_attention",
     "linear",
     "linear_cross_entropy",
     "nearest_code",
     "paged_append",
     "paged_attention",
     "paged_prefill_attention",
+    "qkv_linear",
     "rms_norm",
     "rope",
     "swiglu",
+    "swiglu_linear",
     "use_backend",
 ]

@@ -1,11 +1,10 @@
 """Guidance on hidden states, the legal rows of the head, and the draw, on the CPU; see `illume_fast.ops`."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from illume_fast.kernels import native
-from illume_fast.kernels.cpu import cfg_sample
+from illume_fast.kernels.cpu import cfg_sample, linear
 
 
 def declines(hidden_cond: Tensor, hidden_uncond: Tensor | None, weight: Tensor, *rest: object) -> str | None:
@@ -26,7 +25,7 @@ def run(
         hidden = hidden_cond.to(weight.dtype)
     else:
         hidden = _mixed(hidden_cond, hidden_uncond, weight.dtype, guidance, guidance_rows)
-    logits = F.linear(hidden, weight[lo:hi])
+    logits = linear.run(hidden, weight[lo:hi])
     return cfg_sample.sample(logits, None, lo, (1.0, *filters), (None, *filter_rows))
 
 

@@ -91,7 +91,7 @@ def test_bfloat16_attention_on_the_cpu(heads, keys, length):
     shapes = [(2, length, count, 8) for count in (heads, keys, keys)]
     narrow = [torch.randn(shape).to(torch.bfloat16).requires_grad_() for shape in shapes]
     wide = [x.detach().double().requires_grad_() for x in narrow]
-    outputs = [CausalAttention()(0, *inputs) for inputs in (narrow, wide)]
+    outputs = [CausalAttention().turned(*inputs) for inputs in (narrow, wide)]
     assert_matches(*outputs, "attention")
     weight = torch.randn(outputs[1].shape, dtype=torch.float64)
     for out in outputs:
@@ -122,8 +122,7 @@ class Cache:
         for row, pages in enumerate(held):
             table[row, : len(pages)] = torch.tensor(pages)
         rows, positions = (torch.tensor(x, dtype=torch.int32) for x in (rows, positions))
-        lengths = positions + 1 if step else None
-        return positions, PagedAttention(self.k_pages, self.v_pages, table, rows, positions, lengths)
+        return positions, PagedAttention(self.k_pages, self.v_pages, table, None if step else rows, positions)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

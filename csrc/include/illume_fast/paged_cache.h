@@ -36,6 +36,8 @@ struct Indices {
   int64_t operator[](int64_t i) const {
     return wide ? static_cast<const int64_t*>(data)[i] : static_cast<const int32_t*>(data)[i];
   }
+  // i itself where there are no numbers
+  int64_t or_same(int64_t i) const { return data == nullptr ? i : (*this)[i]; }
 };
 
 }  // namespace illume_fast

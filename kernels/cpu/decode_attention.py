@@ -1,0 +1,59 @@
+"""Rotary positions, the append and attention in one call on the CPU; see `illume_fast.ops.decode_attention`."""
+
+import torch
+from torch import Tensor
+
+from illume_fast.kernels import native
+from illume_fast.kernels.cpu.paged_append import cache_arguments, declines_pages, packed_heads, packed_table
+
+
+def declines(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, k_pages: Tensor, v_pages: Tensor, *rest: Tensor | float
+) -> str | None:
+    return native.declines_cpu(q) or declines_pages(k_pages, v_pages)
+
+
+def run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    positions: Tensor,
+    scale: float,
+) -> tuple[Tensor, int]:
+    """The result, and -1 or the first token that is out of range; the result is unfinished then."""
+    q, k, v, page_table = packed_heads(q), packed_heads(k), packed_heads(v), packed_table(page_table)
+    cos, sin, positions = cos.contiguous(), sin.contiguous(), positions.contiguous()
+    q_turned, k_turned, out = (
+        torch.empty(q.shape, dtype=q.dtype),
+        torch.empty(k.shape, dtype=k.dtype),
+        torch.empty(q.shape, dtype=q.dtype),
+    )
+    bad = native._C.decode_attention(
+        native.DTYPE_CODES[q.dtype],
+        q.data_ptr(),
+        q.stride(0),
+        q.stride(1),
+        q.shape[1],
+        k.data_ptr(),
+        k.stride(0),
+        k.stride(1),
+        v.data_ptr(),
+        v.stride(0),
+        v.stride(1),
+        cos.data_ptr(),
+        sin.data_ptr(),
+        *cache_arguments(k_pages, v_pages, page_table),
+        positions.data_ptr(),
+        positions.dtype is torch.int64,
+        scale,
+        q_turned.data_ptr(),
+        k_turned.data_ptr(),
+        out.data_ptr(),
+        len(q),
+    )
+    return out, bad
