@@ -29,15 +29,17 @@ class Attention {
     });
   }
 
-  // The block's keys from `start` on, a chunk of them at most, into `to`; queries that see none of them are left out.
-  void chunk(const Block& block, int64_t head, int64_t start, const Scratch& s, const Partial& to) const {
+  // The block's keys from `start` on, a chunk of them at most, into `to`; queries that see none of them are left out. The
+  // keys and values of `ahead` heads, this one first, are asked from memory.
+  void chunk(const Block& block, int64_t head, int64_t start, const Scratch& s, const Partial& to,
+             int64_t ahead = 1) const {
     const int64_t count = least(kChunk, block.longest - start), queries = block.count * group_;
     const T *keys[kChunk], *values[kChunk];
     find(block.row, head, start, count, keys, values);
 #if defined(__AVX512BF16__)
-    if constexpr (kPairs) return chunk_of_pairs(block, start, count, keys, values, s, to);
+    if constexpr (kPairs) return chunk_of_pairs(block, start, count, keys, values, ahead, s, to);
 #endif
-    for_each_tile_of(keys, count, s.tile, [&](const float* const* rows, int64_t first, int64_t last) {
+    for_each_tile_of(keys, count, ahead, s.tile, [&](const float* const* rows, int64_t first, int64_t last) {
       dot_all(s, rows, first, last, queries);
     });
     for (int64_t i = 0; i < queries; ++i) {
@@ -46,7 +48,7 @@ class Attention {
       }
     }
     std::memset(to.values, 0, static_cast<size_t>(queries * width_) * sizeof(float));
-    for_each_tile_of(values, count, s.tile, [&](const float* const* rows, int64_t first, int64_t last) {
+    for_each_tile_of(values, count, ahead, s.tile, [&](const float* const* rows, int64_t first, int64_t last) {
       mix_all(block, start, count, s, rows, first, last, to);
     });
   }
@@ -74,15 +76,22 @@ class Attention {
     });
   }
 
-  void whole(const Block& block, int64_t head, const Scratch& s) const {
-    Partial total = Partial::at(s.total, p_.block_queries(), width_);
-    const Partial part = Partial::at(s.part, p_.block_queries(), width_);
-    load_queries(block, head, s.queries);
+  // Heads from `head` to `end`, chunk by chunk, so that memory is read in stretches of several heads.
+  void whole(const Block& block, int64_t head, int64_t end, const Scratch& s) const {
+    const int64_t queries = p_.block_queries();
+    const Partial part = Partial::at(s.part, queries, width_);
+    for (int64_t h = head; h < end; ++h) load_queries(block, h, s.of_head(h - head, p_).queries);
     for (int64_t start = 0; start < block.longest; start += kChunk) {
-      chunk(block, head, start, s, start == 0 ? total : part);
-      if (start > 0) merge_chunk(block, start, total, part);
+      for (int64_t h = head; h < end; ++h) {
+        const Scratch own = s.of_head(h - head, p_);
+        Partial total = Partial::at(own.total, queries, width_);
+        chunk(block, h, start, own, start == 0 ? total : part, h == head ? end - head : 0);
+        if (start > 0) merge_chunk(block, start, total, part);
+      }
     }
-    finish(block, head, total);
+    for (int64_t h = head; h < end; ++h) {
+      finish(block, h, Partial::at(s.of_head(h - head, p_).total, queries, width_));
+    }
   }
 
  private:
@@ -105,7 +114,7 @@ class Attention {
 
   // Calls f(rows, first, last) with rows[0 .. last - first) the elements first to last of `from`, as floats.
   template <typename F>
-  void for_each_tile_of(const T* const* from, int64_t count, float* tile, F&& f) const {
+  void for_each_tile_of(const T* const* from, int64_t count, int64_t ahead, float* tile, F&& f) const {
     if constexpr (std::is_same_v<T, float>) {
       if (stride_ * static_cast<int64_t>(sizeof(T)) < kFarApart) return f(from, 0, count);
     }
@@ -115,7 +124,7 @@ class Attention {
       const int64_t last = least(count, first + kTile);
       for (int64_t j = first; j < last; ++j) {
         float* to = tile + (j - first) * width_;
-        if (j + kAhead < count) prefetch(from[j + kAhead], p_.cache.size);
+        if (j + kAhead < count) prefetch(from[j + kAhead], ahead * p_.cache.size);
         for_each_vector(p_.cache.size, [&](int64_t d, int64_t n) { store(to + d, load_some(from[j] + d, n)); });
       }
       f(rows, first, last);
@@ -160,11 +169,11 @@ class Attention {
   }
 
   void chunk_of_pairs(const Block& block, int64_t start, int64_t count, const bf16* const* keys,
-                      const bf16* const* values, const Scratch& s, const Partial& to) const {
+                      const bf16* const* values, int64_t ahead, const Scratch& s, const Partial& to) const {
     const int64_t queries = block.count * group_, size = p_.cache.size;
     for_each_wide_tile(queries, [&](int64_t i, auto tile) {
       dot_pairs<tile>(reinterpret_cast<const bf16*>(s.queries) + i * width_, width_, keys, values, count, size,
-                      p_.scale, s.scores + i * kChunk);
+                      i == 0 ? ahead * size : 0, p_.scale, s.scores + i * kChunk);
     });
     std::memset(to.values, 0, static_cast<size_t>(queries * width_) * sizeof(float));
     for (int64_t i = 0; i < queries; ++i) {

@@ -23,19 +23,19 @@ inline vf multiply_pairs(__m512i a, __m512i b, vf sum) {
   return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }
 
-// scores[g * kChunk + j] = scale * queries[g] . keys[j] for Q <= 8 queries `width` apart, zero from `size` on; `values` are
-// only asked from memory.
+// scores[g * kChunk + j] = scale * queries[g] . keys[j] for Q <= 8 queries `width` apart, zero from `size` on. `ahead`
+// numbers of keys and values are asked from memory.
 template <int Q>
 void dot_pairs(const bf16* queries, int64_t width, const bf16* const* keys, const bf16* const* values, int64_t count,
-               int64_t size, float scale, float* scores) {
+               int64_t size, int64_t ahead, float scale, float* scores) {
   constexpr int kKeys = Q > 4 ? 2 : Q > 2 ? 4 : Q > 1 ? 8 : 16;
   for (int64_t j = 0; j < count; j += kKeys) {
     const bf16* rows[kKeys];
     for (int i = 0; i < kKeys; ++i) {
       rows[i] = keys[j + i < count ? j + i : count - 1];
       if (j + i + kPairsAhead < count) {
-        prefetch(keys[j + i + kPairsAhead], size);
-        prefetch(values[j + i + kPairsAhead], size);
+        prefetch(keys[j + i + kPairsAhead], ahead);
+        prefetch(values[j + i + kPairsAhead], ahead);
       }
     }
     vf products[kLanes] = {};

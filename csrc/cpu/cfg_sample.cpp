@@ -50,16 +50,42 @@ bool reserve(int64_t size, Workspace* w) {
 
 enum class Branches { one, two };
 
-// Mixed logits as keys, and the largest key: that of +inf or more if the row is bad. kCareful knows of inf and NaN; without
-// it `*plain` tells whether there were none.
-template <Branches branches, bool kCareful, typename T>
-int32_t mix(const T* cond, const T* uncond, float guidance, int64_t size, int32_t* keys, bool* plain) {
-  const vf g = broadcast(guidance), inf = broadcast(kInf);
-  vi top = broadcast_int(kKeyOfMinusInf);
-  vf probe{};
-  const auto step = [&](vf c, vf u) {
+// Mixed logits as keys. kCareful knows of inf and NaN: the key is then that of +inf if the row is bad. Without it `plain`
+// tells whether there were none.
+template <Branches branches, bool kCareful>
+class Mixer {
+ public:
+  explicit Mixer(float guidance) : g_(broadcast(guidance)) {}
+
+  template <typename T>
+  vi at(const T* cond, const T* uncond, int64_t i) {
+    vf u{};
+    if constexpr (branches == Branches::two) u = load(uncond + i);
+    return key(load(cond + i), u);
+  }
+
+  // the same for the last n < kLanes logits; behind them stand keys of -inf
+  template <typename T>
+  vi at_end(const T* cond, const T* uncond, int64_t i, int64_t n) {
+    vf u{};
+    if constexpr (branches == Branches::two) u = load_n(uncond + i, n);
+    vi x = key(load_n(cond + i, n), u);
+    for (int64_t lane = n; lane < kLanes; ++lane) x[lane] = kKeyOfMinusInf;
+    return x;
+  }
+
+  bool plain() const {
+    const vi zero = probe_ == vf{};
+    int32_t all = -1;
+    for (int lane = 0; lane < kLanes; ++lane) all &= zero[lane];
+    return all != 0;
+  }
+
+ private:
+  vi key(vf c, vf u) {
+    const vf inf = broadcast(kInf);
     vf z = c;
-    if constexpr (branches == Branches::two) z = fma(g, c - u, u);
+    if constexpr (branches == Branches::two) z = fma(g_, c - u, u);
     if constexpr (kCareful) {
       vi broken = ~(c < inf);
       if constexpr (branches == Branches::two) {
@@ -68,74 +94,102 @@ int32_t mix(const T* cond, const T* uncond, float guidance, int64_t size, int32_
       }
       z = broken ? inf : z;
     } else {
-      probe = fma(c, vf{}, probe);  // 0, or NaN for ever
-      if constexpr (branches == Branches::two) probe = fma(u, vf{}, probe);
+      probe_ = fma(c, vf{}, probe_);  // 0, or NaN for ever
+      if constexpr (branches == Branches::two) probe_ = fma(u, vf{}, probe_);
     }
     return to_key(z + 0.0f);
+  }
+
+  vf g_;
+  vf probe_{};
+};
+
+// All keys and the largest of them: that of +inf or more if the row is bad.
+template <Branches branches, bool kCareful, typename T>
+int32_t mix_all(const T* cond, const T* uncond, float guidance, int64_t size, int32_t* keys, bool* plain) {
+  Mixer<branches, kCareful> mixer(guidance);
+  vi top = broadcast_int(kKeyOfMinusInf);
+  const auto keep = [&](vi key, int64_t i) {
+    std::memcpy(keys + i, &key, sizeof key);
+    top = key > top ? key : top;
   };
   int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) {
-    vf u{};
-    if constexpr (branches == Branches::two) u = load(uncond + i);
-    const vi key = step(load(cond + i), u);
-    std::memcpy(keys + i, &key, sizeof key);
-    top = key > top ? key : top;
-  }
-  if (i < size) {
-    vf u{};
-    if constexpr (branches == Branches::two) u = load_n(uncond + i, size - i);
-    vi key = step(load_n(cond + i, size - i), u);
-    for (int64_t lane = size - i; lane < kLanes; ++lane) key[lane] = kKeyOfMinusInf;
-    std::memcpy(keys + i, &key, sizeof key);
-    top = key > top ? key : top;
-  }
-  *plain = true;
-  int32_t best = kKeyOfMinusInf;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    if (!(probe[lane] == 0.0f)) *plain = false;
-    best = top[lane] > best ? top[lane] : best;
-  }
-  return best;
+  for (; i + kLanes <= size; i += kLanes) keep(mixer.at(cond, uncond, i), i);
+  if (i < size) keep(mixer.at_end(cond, uncond, i, size - i), i);
+  *plain = mixer.plain();
+  return largest(top);
 }
 
-template <typename T>
-int32_t mix(const T* cond, const T* uncond, float guidance, int64_t size, int32_t* keys) {
-  bool plain;
-  int32_t top;
-  if (uncond == nullptr || guidance == 1.0f || guidance == 0.0f) {
-    const T* branch = uncond == nullptr || guidance == 1.0f ? cond : uncond;
-    top = mix<Branches::one, false>(branch, branch, 0.0f, size, keys, &plain);
-    return plain ? top : mix<Branches::one, true>(branch, branch, 0.0f, size, keys, &plain);
-  }
-  top = mix<Branches::two, false>(cond, uncond, guidance, size, keys, &plain);
-  return plain ? top : mix<Branches::two, true>(cond, uncond, guidance, size, keys, &plain);
-}
-
-// The tokens that may survive, in the order of their ids.
+// The tokens that may survive, in the order of their ids, and the largest key of the row.
 struct Candidates {
   const int32_t* keys;
   const int32_t* positions;  // null: each token is its own position
   int64_t count;             // a multiple of kLanes, padding included
+  int32_t low;               // all of them are at least this
+  int32_t top;
 };
 
-// A little more than the k largest of the row: those above a threshold taken from a sample, if that keeps enough.
-Candidates preselect(int64_t size, int64_t k, int32_t top, Workspace& s) {
+template <Branches branches, typename T>
+Candidates all_candidates(const T* cond, const T* uncond, float guidance, int64_t size, Workspace& s) {
+  bool plain;
+  int32_t top = mix_all<branches, false>(cond, uncond, guidance, size, s.keys, &plain);
+  if (!plain) top = mix_all<branches, true>(cond, uncond, guidance, size, s.keys, &plain);
+  return {s.keys, nullptr, padded(size), kKeyOfMinusInf, top};
+}
+
+// A little more than the k largest of a plain row, in one pass over it: those above a threshold taken from a sample.
+// False if the sample is no guide, or a bad one.
+template <Branches branches, typename T>
+bool preselect(const T* cond, const T* uncond, float guidance, int64_t size, int64_t k, Workspace& s, Candidates* c) {
   constexpr int64_t kSample = 64;  // vectors
   const int64_t vectors = size / kLanes;
-  if (vectors < 4 * kSample) return {s.keys, nullptr, padded(size)};
+  if (vectors < 4 * kSample) return false;
   const double expected = static_cast<double>(k) * (kSample * kLanes) / static_cast<double>(size);
   const int64_t rank = static_cast<int64_t>(expected + 3.0 * std::sqrt(expected) + 4.0);
-  if (rank > kSample * kLanes / 2) return {s.keys, nullptr, padded(size)};
+  if (rank > kSample * kLanes / 2) return false;
+
+  Mixer<branches, false> mixer(guidance);
+  vi top = broadcast_int(kKeyOfMinusInf);
   for (int64_t i = 0; i < kSample; ++i) {
-    std::memcpy(s.candidates + i * kLanes, s.keys + i * vectors / kSample * kLanes, kLanes * sizeof(int32_t));
+    const vi key = mixer.at(cond, uncond, i * vectors / kSample * kLanes);
+    std::memcpy(s.search_keys + i * kLanes, &key, sizeof key);
+    top = key > top ? key : top;
   }
-  const int32_t low = least_threshold<false>(s.candidates, nullptr, kSample * kLanes, rank, kKeyOfMinusInf, top,
-                                             s.search_keys, nullptr);
-  const int64_t count = compact<false, true>(s.keys, nullptr, padded(size), low, kKeyOfInf, s.candidates, nullptr,
-                                             s.positions);
-  // masked tokens at the end are padding of the row itself
-  if (count < k || low == kKeyOfMinusInf) return {s.keys, nullptr, padded(size)};
-  return {s.candidates, s.positions, padded(count)};
+  if (!mixer.plain()) return false;
+  const int32_t low = least_threshold<false>(s.search_keys, nullptr, kSample * kLanes, rank, kKeyOfMinusInf,
+                                             largest(top), s.search_keys, nullptr);
+  if (low == kKeyOfMinusInf) return false;
+
+  int64_t count = 0, i = 0;
+  const auto keep = [&](vi key, int64_t at) {
+    top = key > top ? key : top;
+    count += append_from(key, low, static_cast<int32_t>(at), s.candidates + count, s.positions + count);
+  };
+  for (; i + kLanes <= size; i += kLanes) keep(mixer.at(cond, uncond, i), i);
+  if (i < size) keep(mixer.at_end(cond, uncond, i, size - i), i);
+  if (!mixer.plain() || count < k) return false;
+  const vi padding = broadcast_int(kKeyOfMinusInf), nowhere{};
+  std::memcpy(s.candidates + count, &padding, sizeof padding);
+  std::memcpy(s.positions + count, &nowhere, sizeof nowhere);
+  *c = {s.candidates, s.positions, padded(count), low, largest(top)};
+  return true;
+}
+
+template <Branches branches, typename T>
+Candidates candidates(const T* cond, const T* uncond, float guidance, int64_t size, int64_t k, Workspace& s) {
+  Candidates c;
+  if (k > 0 && k < size && preselect<branches>(cond, uncond, guidance, size, k, s, &c)) return c;
+  return all_candidates<branches>(cond, uncond, guidance, size, s);
+}
+
+// k is 0 where all are wanted
+template <typename T>
+Candidates candidates(const T* cond, const T* uncond, float guidance, int64_t size, int64_t k, Workspace& s) {
+  if (uncond != nullptr && guidance != 1.0f && guidance != 0.0f) {
+    return candidates<Branches::two>(cond, uncond, guidance, size, k, s);
+  }
+  const T* branch = uncond == nullptr || guidance == 1.0f ? cond : uncond;
+  return candidates<Branches::one>(branch, branch, 0.0f, size, k, s);
 }
 
 // exp((z - best) / temperature) of the keys from `least` on, in multiples of 2^-40; 0 for the others. Returns their sum.
@@ -191,19 +245,20 @@ int64_t sample_row(const T* cond, const T* uncond, int64_t size, const SamplePar
   const bool valid = std::isfinite(guidance) && temperature >= 0.0f && temperature < kInf && top_k >= 0 &&
                      top_p >= 0.0f && top_p <= 1.0f && min_p >= 0.0f && min_p <= 1.0f;
   if (!valid || size == 0) return -1;
-  const int32_t top = mix(cond, uncond, guidance, size, s.keys);
+  const Candidates c = candidates(cond, uncond, guidance, size, temperature == 0.0f ? 1 : top_k, s);
+  const int32_t top = c.top;
   if (top >= kKeyOfInf || top == kKeyOfMinusInf) return -1;
   if (temperature == 0.0f) {
     int64_t i = 0;
-    while (s.keys[i] != top) ++i;
-    return i;
+    while (c.keys[i] != top) ++i;
+    return c.positions == nullptr ? i : c.positions[i];
   }
 
-  Candidates c{s.keys, nullptr, padded(size)};
   int32_t least = kKeyOfMinusInf;
   if (top_k > 0 && top_k < size) {
-    c = preselect(size, top_k, top, s);
-    least = least_threshold<false>(c.keys, nullptr, c.count, top_k - 1, kKeyOfMinusInf, top, s.search_keys, nullptr);
+    // one below the keys there are, so that the least of them can be the answer
+    const int32_t low = c.low > kKeyOfMinusInf ? c.low - 1 : kKeyOfMinusInf;
+    least = least_threshold<false>(c.keys, nullptr, c.count, top_k - 1, low, top, s.search_keys, nullptr);
   }
   const vf best = from_key(broadcast_int(top));
   const int64_t total = weigh(c.keys, c.count, least, best[0], temperature, s.weights);

@@ -34,6 +34,12 @@ inline V load_as(const T* p) {
   return x;
 }
 
+inline int32_t largest(vi x) {
+  int32_t best = x[0];
+  for (int lane = 1; lane < kLanes; ++lane) best = x[lane] > best ? x[lane] : best;
+  return best;
+}
+
 inline int64_t sum(vl x) {
   int64_t total = 0;
   for (int i = 0; i < kHalf; ++i) total += x[i];
@@ -67,15 +73,37 @@ inline int64_t mass_above(const int32_t* keys, const int64_t* weights, int64_t n
   return sum(mass);
 }
 
-// Copies the keys in [low, high], with their weights or positions if asked for, in order, and pads with keys of -inf of
-// weight 0 to a multiple of kLanes. May work in place; else out needs room for kLanes more. Returns the count, unpadded.
-template <bool kWeights, bool kPositions>
+// Writes the keys that are at least `low` and their positions, of which the first is `position`. There must be room for
+// kLanes of each. Returns their number.
+inline int64_t append_from(vi key, int32_t low, int32_t position, int32_t* out_keys, int32_t* out_positions) {
+#if defined(__AVX512F__)
+  const __m512i k = (__m512i)key;
+  const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __mmask16 keep = _mm512_cmpge_epi32_mask(k, _mm512_set1_epi32(low));
+  // to a register first: compressing to memory is many times slower on some processors
+  _mm512_storeu_si512(out_keys, _mm512_maskz_compress_epi32(keep, k));
+  _mm512_storeu_si512(out_positions,
+                      _mm512_maskz_compress_epi32(keep, _mm512_add_epi32(steps, _mm512_set1_epi32(position))));
+  return __builtin_popcount(keep);
+#else
+  int64_t count = 0;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    out_keys[count] = key[lane];
+    out_positions[count] = position + lane;
+    count += key[lane] >= low;
+  }
+  return count;
+#endif
+}
+
+// Copies the keys in [low, high], with their weights if asked for, in order, and pads with keys of -inf of weight 0 to a
+// multiple of kLanes. May work in place; else out needs room for kLanes more. Returns the count, unpadded.
+template <bool kWeights>
 inline int64_t compact(const int32_t* keys, const int64_t* weights, int64_t n, int32_t low, int32_t high,
-                       int32_t* out_keys, int64_t* out_weights, int32_t* out_positions) {
+                       int32_t* out_keys, int64_t* out_weights) {
   int64_t count = 0;
 #if defined(__AVX512F__)
   const __m512i lowest = _mm512_set1_epi32(low), highest = _mm512_set1_epi32(high);
-  __m512i position = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (int64_t i = 0; i < n; i += kLanes) {
     const __m512i k = _mm512_loadu_si512(keys + i);
     const __mmask16 keep = _mm512_mask_cmple_epi32_mask(_mm512_cmpge_epi32_mask(k, lowest), k, highest);
@@ -86,11 +114,6 @@ inline int64_t compact(const int32_t* keys, const int64_t* weights, int64_t n, i
       _mm512_storeu_si512(out_weights + count, _mm512_maskz_compress_epi64(k0, w0));
       _mm512_storeu_si512(out_weights + count + __builtin_popcount(k0), _mm512_maskz_compress_epi64(k1, w1));
     }
-    if constexpr (kPositions) {
-      _mm512_storeu_si512(out_positions + count, _mm512_maskz_compress_epi32(keep, position));
-      position = _mm512_add_epi32(position, _mm512_set1_epi32(kLanes));
-    }
-    // to a register first: compressing to memory is many times slower on some processors
     _mm512_storeu_si512(out_keys + count, _mm512_maskz_compress_epi32(keep, k));
     count += __builtin_popcount(keep);
   }
@@ -99,14 +122,12 @@ inline int64_t compact(const int32_t* keys, const int64_t* weights, int64_t n, i
     const int32_t k = keys[i];
     out_keys[count] = k;
     if constexpr (kWeights) out_weights[count] = weights[i];
-    if constexpr (kPositions) out_positions[count] = static_cast<int32_t>(i);
     count += k >= low && k <= high;
   }
 #endif
   for (int64_t i = count; i % kLanes != 0; ++i) {
     out_keys[i] = kKeyOfMinusInf;
     if constexpr (kWeights) out_weights[i] = 0;
-    if constexpr (kPositions) out_positions[i] = 0;
   }
   return count;
 }
@@ -134,8 +155,8 @@ inline int32_t least_threshold(const int32_t* keys, const int64_t* weights, int6
     const int64_t larger = kWeights ? n / 2 : measure - decided;
     if ((enough ? larger : n - larger) < n / 4) continue;
     if (enough) decided = measure;
-    n = padded(compact<kWeights, false>(keys, weights, n, enough ? kKeyOfMinusInf : low + 1, enough ? high : kKeyOfInf,
-                                        scratch_keys, scratch_weights, nullptr));
+    n = padded(compact<kWeights>(keys, weights, n, enough ? kKeyOfMinusInf : low + 1, enough ? high : kKeyOfInf,
+                                 scratch_keys, scratch_weights));
     keys = scratch_keys;
     weights = scratch_weights;
   }

@@ -15,16 +15,18 @@ constexpr int64_t kGrain = 1 << 19;
 // items a thread should have so that unequal ones even out; with fewer, items are split into chunks
 constexpr int64_t kItems = 3;
 
-// Items, a block and a head each, are handed out one by one; what each thread gets does not matter. A is an Attention.
+// Items, a block and some heads each, are handed out one by one; what each thread gets does not matter. A is an Attention.
 template <typename A>
 void run_items(const Problem& p, const std::vector<Block>& blocks, int threads) {
   const A attention(p);
-  const int64_t heads = p.cache.heads, items = static_cast<int64_t>(blocks.size()) * heads, size = Scratch::floats(p);
+  const int64_t heads = p.cache.heads, some = p.heads_at_once(), groups = (heads + some - 1) / some;
+  const int64_t items = static_cast<int64_t>(blocks.size()) * groups, size = Scratch::floats(p);
   Memory memory(size * threads);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
   for (int64_t i = 0; i < items; ++i) {
     const Scratch s = Scratch::at(memory.at(size * omp_get_thread_num()), p);
-    attention.whole(blocks[static_cast<size_t>(i / heads)], i % heads, s);
+    const int64_t head = i % groups * some;
+    attention.whole(blocks[static_cast<size_t>(i / groups)], head, least(heads, head + some), s);
   }
 }
 
@@ -110,7 +112,7 @@ int64_t paged_attention(DType dtype, Heads q, const PagedCache& cache, Indices r
     longest = most(longest, block.longest);
   }
   const int threads = static_cast<int>(least(available_threads(), work / kGrain + 1));
-  const int64_t items = static_cast<int64_t>(blocks.size()) * cache.heads;
+  const int64_t items = static_cast<int64_t>(blocks.size()) * cache.heads / problem.heads_at_once();
   const auto run = [&](auto attention) {
     using A = typename decltype(attention)::Type;
     if (threads == 1 || items >= kItems * threads || longest <= kChunk) {

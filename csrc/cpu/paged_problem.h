@@ -15,6 +15,8 @@ constexpr int64_t kTile = 32;
 // Rows so many bytes apart, or a multiple, share a few sets of a cache: several of them at once push each other out.
 constexpr int64_t kFarApart = 2048;
 constexpr int64_t kCacheLine = 64;
+// Memory is read quickly in stretches of so many bytes, as some neighbouring heads of one token have together.
+constexpr int64_t kStretch = 1024;
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -41,6 +43,11 @@ struct Problem {
   int64_t group() const { return q.count / cache.heads; }
   int64_t block_tokens() const { return most(1, kQueries / most(1, group())); }
   int64_t block_queries() const { return block_tokens() * group(); }
+  // heads that a thread takes together
+  int64_t heads_at_once() const {
+    const int64_t bytes = cache.size * (cache.dtype == DType::f32 ? 4 : 2);
+    return least(cache.heads, most(1, kStretch / most(1, bytes)));
+  }
   // whole vectors of any type: 2 * kLanes numbers of 16 bits
   int64_t width() const { return (cache.size + 2 * kLanes - 1) / (2 * kLanes) * (2 * kLanes); }
   int64_t row(int64_t token) const { return rows.or_same(token); }
@@ -51,24 +58,32 @@ struct Problem {
   }
 };
 
-// A thread's memory, in floats. Every part begins at a whole vector.
+// A thread's memory, in floats. Every part begins at a whole vector. Each head has queries and a total of its own.
 struct Scratch {
-  float* queries;
   float* scores;
   float* tile;
-  float* total;
   float* part;
+  float* queries;
+  float* total;
 
+  static int64_t floats_of_head(const Problem& p) {
+    return p.block_queries() * p.width() + padded(Partial::floats(p.block_queries(), p.width()));
+  }
   static int64_t floats(const Problem& p) {
     const int64_t n = p.block_queries(), w = p.width();
-    return padded(n * w + n * kChunk + kTile * w + 2 * padded(Partial::floats(n, w))) + kCacheLine;
+    return padded(n * kChunk + kTile * w + padded(Partial::floats(n, w)) + p.heads_at_once() * floats_of_head(p)) +
+           kCacheLine;
   }
   static Scratch at(float* memory, const Problem& p) {
     const int64_t n = p.block_queries(), w = p.width();
-    float* scores = memory + n * w;
-    float* tile = scores + n * kChunk;
-    float* total = tile + kTile * w;
-    return {memory, scores, tile, total, total + padded(Partial::floats(n, w))};
+    float* tile = memory + n * kChunk;
+    float* part = tile + kTile * w;
+    float* queries = part + padded(Partial::floats(n, w));
+    return {memory, tile, part, queries, queries + n * w};
+  }
+  Scratch of_head(int64_t i, const Problem& p) const {
+    const int64_t further = i * floats_of_head(p);
+    return {scores, tile, part, queries + further, total + further};
   }
 };
 
