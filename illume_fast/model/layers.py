@@ -67,8 +67,10 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
     torch draws 53 bits for each there, which in a small model takes a tenth of a training step.
     """
-    if not training or p == 0.0 or x.device.type != "cpu":
-        return F.dropout(x, p, training)
+    if not training or p == 0.0:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
     cut = round(p * 65536)
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     kept = bits[: x.numel()].view(x.shape) >= cut - 32768
