@@ -59,7 +59,7 @@ int64_t code_statistics(DType dtype, const void* x, int64_t stride, const int64_
     using T = decltype(tag);
     const int64_t per_code = (rows / (codes + 1) + 1) * (size + 1);
     // a code belongs to one thread, so its sum is the same however many there are
-    parallel_for(codes, kGrain / per_code + 1, [=](int64_t begin, int64_t end) {
+    parallel_for(codes, grain_of(kGrain, per_code), [=](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) {
         const int64_t count = starts[k + 1] - starts[k];
         counts[k] = static_cast<float>(count);

@@ -18,7 +18,7 @@ constexpr int64_t kRun = 64;
 // the longest row that is kept at hand while its sum is stored past the caches
 constexpr int64_t kLongestKept = 8192;
 
-inline int64_t row_grain(int64_t columns) { return kGrain / columns + 1; }
+inline int64_t row_grain(int64_t columns) { return grain_of(kGrain, columns); }
 
 // 1 / sqrt(mean(x^2) + eps). Squares that leave the range of f32 are summed in double.
 template <typename T>
@@ -120,7 +120,7 @@ void backward_rows(const T* grad, const T* grad_sum, const T* x, const T* weight
 template <typename T>
 void backward_weight(const T* grad, const T* x, const float* inverses, T* grad_weight, int64_t rows, int64_t columns) {
   const int64_t bands = (columns + kBand - 1) / kBand;
-  parallel_for(bands, kGrain / (rows * kBand + 1) + 1, [=](int64_t begin, int64_t end) {
+  parallel_for(bands, grain_of(kGrain, rows * kBand), [=](int64_t begin, int64_t end) {
     for (int64_t band = begin; band < end; ++band) {
       const int64_t first = band * kBand;
       const int64_t width = columns - first < kBand ? columns - first : kBand;
