@@ -43,8 +43,8 @@ struct Rows {
   const float* weights;
 };
 
-// totals[d] = the sum of numbers first + d of the rows of code k, for d in [0, kVectors * kLanes); where kVectors is 1,
-// a row has n of them.
+// totals[d] = the sum of numbers first + d of the rows of code k, for d in [0, kVectors * kLanes); if kVectors is 1, for
+// d in [0, n).
 template <int kVectors, typename T>
 inline void add_up_vectors(const Rows<T>& rows, const ByCode& by_code, int64_t k, int64_t first, int64_t n,
                            double* totals) {
@@ -60,38 +60,36 @@ inline void add_up_vectors(const Rows<T>& rows, const ByCode& by_code, int64_t k
     const T* p = rows.x + row * rows.stride + first;
     const double weight = rows.weights == nullptr ? 1.0 : static_cast<double>(rows.weights[row]);
     for (int v = 0; v < kVectors; ++v) {
-      const Wide x = load_wide(p + v * kLanes, kVectors == 1 ? n : kLanes);
-      total[v].low += weight * x.low;
-      total[v].high += weight * x.high;
+      total[v] = total[v] + weight * load_wide(p + v * kLanes, kVectors == 1 ? n : kLanes);
     }
   }
-  for (int v = 0; v < kVectors; ++v) {
-    std::memcpy(totals + v * kLanes, &total[v].low, sizeof(vd));
-    std::memcpy(totals + v * kLanes + kHalf, &total[v].high, sizeof(vd));
-  }
+  for (int v = 0; v < kVectors; ++v) store_wide(totals + v * kLanes, total[v]);
 }
 
-constexpr int64_t kColumns = 4 * kLanes;
-
-// Calls f(first, n, totals) for all numbers of a row, at most kColumns at a time: the sums of numbers first to
-// first + n - 1 of the rows of code k, added up in the order the rows came in.
+// Calls f(first, n, total) for all numbers of a row, kLanes at a time, with the sums of numbers first to first + n - 1 of
+// the rows of code k, added up in the order the rows came in.
 template <typename T, typename F>
 inline void for_each_total(const Rows<T>& rows, const ByCode& by_code, int64_t k, int64_t size, F&& f) {
-  double totals[kColumns];
+  double totals[4 * kLanes];
   int64_t first = 0;
-  for (; first + kColumns <= size; first += kColumns) {
-    add_up_vectors<4>(rows, by_code, k, first, kColumns, totals);
-    f(first, kColumns, totals);
+  const auto report = [&](int64_t count) {
+    for (int64_t d = 0; d < count; d += kLanes) {
+      f(first + d, count - d < kLanes ? count - d : int64_t{kLanes}, load_wide(totals + d));
+    }
+    first += count;
+  };
+  while (first + 4 * kLanes <= size) {
+    add_up_vectors<4>(rows, by_code, k, first, kLanes, totals);
+    report(4 * kLanes);
   }
   if (first + 2 * kLanes <= size) {
-    add_up_vectors<2>(rows, by_code, k, first, 2 * kLanes, totals);
-    f(first, int64_t{2 * kLanes}, totals);
-    first += 2 * kLanes;
+    add_up_vectors<2>(rows, by_code, k, first, kLanes, totals);
+    report(2 * kLanes);
   }
-  for (; first < size; first += kLanes) {
+  while (first < size) {
     const int64_t n = size - first < kLanes ? size - first : kLanes;
     add_up_vectors<1>(rows, by_code, k, first, n, totals);
-    f(first, n, totals);
+    report(n);
   }
 }
 

@@ -30,8 +30,8 @@ int64_t code_statistics(DType dtype, const void* x, int64_t stride, const int64_
           for (int64_t d = 0; d < size; ++d) to[d] = 0.0f;
           continue;
         }
-        for_each_total(of_x, by_code, k, size, [=](int64_t first, int64_t n, const double* totals) {
-          for (int64_t d = 0; d < n; ++d) to[first + d] = static_cast<float>(totals[d]);
+        for_each_total(of_x, by_code, k, size, [=](int64_t first, int64_t n, Wide total) {
+          store_some(to + first, narrow(total), n);
         });
       }
     });

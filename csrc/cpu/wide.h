@@ -16,6 +16,9 @@ inline vd widened(const float* p) {
 }
 
 inline double sum(vd x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_pd((__m512d)x);
+#endif
   double total = 0.0;
   for (int i = 0; i < kHalf; ++i) total += x[i];
   return total;
@@ -26,17 +29,43 @@ struct Wide {
   vd low, high;
 };
 
+inline Wide operator+(Wide a, Wide b) { return {a.low + b.low, a.high + b.high}; }
+inline Wide operator-(Wide a, Wide b) { return {a.low - b.low, a.high - b.high}; }
+inline Wide operator*(Wide a, Wide b) { return {a.low * b.low, a.high * b.high}; }
+inline Wide operator*(double a, Wide b) { return {a * b.low, a * b.high}; }
+inline double sum(Wide x) { return sum(x.low + x.high); }
+
+#if defined(__AVX512F__)
+#define ILLUME_FAST_LOW_HALF 0, 1, 2, 3, 4, 5, 6, 7
+#define ILLUME_FAST_HIGH_HALF 8, 9, 10, 11, 12, 13, 14, 15
+#elif defined(__AVX2__)
+#define ILLUME_FAST_LOW_HALF 0, 1, 2, 3
+#define ILLUME_FAST_HIGH_HALF 4, 5, 6, 7
+#else
+#define ILLUME_FAST_LOW_HALF 0, 1
+#define ILLUME_FAST_HIGH_HALF 2, 3
+#endif
+
 inline Wide wide(vf x) {
-  vfh halves[2];
-  std::memcpy(halves, &x, sizeof x);
-  return {__builtin_convertvector(halves[0], vd), __builtin_convertvector(halves[1], vd)};
+  return {__builtin_convertvector(__builtin_shufflevector(x, x, ILLUME_FAST_LOW_HALF), vd),
+          __builtin_convertvector(__builtin_shufflevector(x, x, ILLUME_FAST_HIGH_HALF), vd)};
 }
 
 inline vf narrow(Wide x) {
-  const vfh halves[2] = {__builtin_convertvector(x.low, vfh), __builtin_convertvector(x.high, vfh)};
-  vf y;
-  std::memcpy(&y, halves, sizeof y);
-  return y;
+  return __builtin_shufflevector(__builtin_convertvector(x.low, vfh), __builtin_convertvector(x.high, vfh),
+                                 ILLUME_FAST_LOW_HALF, ILLUME_FAST_HIGH_HALF);
+}
+
+inline Wide load_wide(const double* p) {
+  Wide x;
+  std::memcpy(&x.low, p, sizeof x.low);
+  std::memcpy(&x.high, p + kHalf, sizeof x.high);
+  return x;
+}
+
+inline void store_wide(double* p, Wide x) {
+  std::memcpy(p, &x.low, sizeof x.low);
+  std::memcpy(p + kHalf, &x.high, sizeof x.high);
 }
 
 // The first n elements, the other lanes 0.
