@@ -55,9 +55,7 @@ def smoothed_counts(counts: Tensor, eps: float) -> Tensor:
     return (wide + eps) * torch.where(total == 0, 0.0, total / (total + len(counts) * eps))
 
 
-def _check(
-    x: Tensor, ids: Tensor, counts: Tensor, sums: Tensor, codebook: Tensor, decay: float, eps: float
-) -> None:
+def _check(x: Tensor, ids: Tensor, counts: Tensor, sums: Tensor, codebook: Tensor, decay: float, eps: float) -> None:
     if x.dim() != 2 or ids.dim() != 1 or x.shape[0] != ids.shape[0]:
         shapes = f"{tuple(x.shape)} and {tuple(ids.shape)}"
         raise RuntimeError(f"codebook_ema: x and ids have shapes {shapes}, they must be [N, D] and [N]")

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from illume_fast.kernels.cpu import quantize as cpu
@@ -50,9 +51,9 @@ def quantize_backward_reference(
 ) -> Tensor:
     """The gradient of `x` from `grad`, that of the values, and `error_grad`, that of the commitment."""
     codes, wide = (t.double() for t in _codes_and_x("quantize_backward", x, codebook, ids))
-    grad_x = torch.zeros_like(wide) if grad is None else grad.double()
-    if grad is not None and gradient == "rotation":
-        grad_x = _turned_back(grad_x, wide, codes)
+    grad_x = torch.zeros_like(wide)
+    if grad is not None:
+        grad_x += _turned_back(grad.double(), wide, codes) if gradient == "rotation" else grad
     if error_grad is not None:
         grad_x = grad_x + error_grad.double()[..., None] * (wide - codes) * (2 / max(1, x.shape[-1]))
     return grad_x.to(x.dtype).contiguous()
@@ -92,7 +93,7 @@ def _codes_and_x(op: str, x: Tensor, codebook: Tensor, ids: Tensor) -> tuple[Ten
         if low < 0 or high >= len(codebook):
             raise RuntimeError(f"{op}: ids must lie in [0, {len(codebook)}), got {low if low < 0 else high}")
     wide = _error_dtype(x, codebook)
-    return codebook[ids].to(wide), x.to(wide)
+    return F.embedding(ids, codebook).to(wide), x.to(wide)
 
 
 def _check(op: str, x: Tensor, codebook: Tensor, ids: Tensor, gradient: str) -> None:
@@ -133,8 +134,8 @@ def _check_codebook_gradient(error_grad: Tensor, x: Tensor, codebook: Tensor, id
 
 
 def _fake(x: Tensor, codebook: Tensor, ids: Tensor, gradient: str) -> tuple[Tensor, Tensor, Tensor]:
-    errors = (x.new_empty(ids.shape, dtype=_error_dtype(x, codebook)) for _ in range(2))
-    return torch.empty_like(x, memory_format=torch.contiguous_format), *errors
+    error, error_again = (x.new_empty(ids.shape, dtype=_error_dtype(x, codebook)) for _ in range(2))
+    return torch.empty_like(x, memory_format=torch.contiguous_format), error, error_again
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, str], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -14,9 +14,7 @@ def declines(
     return native.declines_cpu(x, codebook)
 
 
-def run(
-    x: Tensor, ids: Tensor, counts: Tensor, sums: Tensor, codebook: Tensor, decay: float, eps: float
-) -> None:
+def run(x: Tensor, ids: Tensor, counts: Tensor, sums: Tensor, codebook: Tensor, decay: float, eps: float) -> None:
     (rows, size), codes = x.shape, len(codebook)
     if rows and size > 1 and x.stride(1) != 1:
         x = x.contiguous()

@@ -81,9 +81,7 @@ def forward_kernel(
     WIDE: tl.constexpr,
 ):  # fmt: skip
     """The codes and how far they are from x."""
-    row, d, inside, value, code, good = _load(
-        x, row_stride, stride, codebook, ids, rows, codes, size, ROWS, WIDE
-    )
+    row, d, inside, value, code, good = _load(x, row_stride, stride, codebook, ids, rows, codes, size, ROWS, WIDE)
     off = tl.where(inside, code - value, 0.0)
     mean = tl.where(good, tl.sum(off * off, 1) / size, float("nan"))
     tl.store(error + row, mean, mask=row < rows)
@@ -102,9 +100,7 @@ def backward_kernel(
     `ROTATE`: the former becomes lambda R^T grad, for R = 1 - 2 r r^T + 2 q e^T with the directions e of x, q of the
     code and r of e + q.
     """
-    row, d, inside, value, code, good = _load(
-        x, row_stride, stride, codebook, ids, rows, codes, size, ROWS, WIDE
-    )
+    row, d, inside, value, code, good = _load(x, row_stride, stride, codebook, ids, rows, codes, size, ROWS, WIDE)
     a, b = value.to(tl.float64), code.to(tl.float64)
     to = row[:, None] * size + d[None, :]
     total = tl.zeros([ROWS, WIDE], tl.float64)
