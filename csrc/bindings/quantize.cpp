@@ -23,8 +23,8 @@ void register_quantize(py::module_& m) {
   define(m, "quantize_backward",
         [](int dtype, Address x, int64_t stride, int codebook_dtype, Address codebook, Address ids, int64_t rows,
            int64_t size, int64_t codes, bool rotate, Address grad, Address error_grad, Address grad_x) {
-          return quantize_backward(quantized(dtype, x, stride, codebook_dtype, codebook, ids, rows, size, codes), rotate,
-                                   pointer(grad), pointer<float>(error_grad), pointer(grad_x));
+          return quantize_backward(quantized(dtype, x, stride, codebook_dtype, codebook, ids, rows, size, codes),
+                                   rotate, pointer(grad), pointer<float>(error_grad), pointer(grad_x));
         });
   define(m, "quantize_codebook_gradient",
         [](int dtype, Address x, int64_t stride, int codebook_dtype, Address codebook, Address ids, int64_t rows,

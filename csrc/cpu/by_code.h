@@ -43,11 +43,10 @@ struct Rows {
   const float* weights;
 };
 
-// totals[d] = the sum of numbers first + d of the rows of code k, for d in [0, kVectors * kLanes); if kVectors is 1, for
-// d in [0, n).
-template <int kVectors, typename T>
-inline void add_up_vectors(const Rows<T>& rows, const ByCode& by_code, int64_t k, int64_t first, int64_t n,
-                           double* totals) {
+// Calls f(first + v * kLanes, n, total) for v in [0, kVectors), with the sums of the n numbers from there on of the rows
+// of code k; n is kLanes unless kVectors is 1.
+template <int kVectors, typename T, typename F>
+inline void add_up(const Rows<T>& rows, const ByCode& by_code, int64_t k, int64_t first, int64_t n, F&& f) {
   constexpr int64_t kAhead = 8;
   const int64_t last = by_code.end(by_code.codes - 1);
   Wide total[kVectors] = {};
@@ -63,33 +62,21 @@ inline void add_up_vectors(const Rows<T>& rows, const ByCode& by_code, int64_t k
       total[v] = total[v] + weight * load_wide(p + v * kLanes, kVectors == 1 ? n : kLanes);
     }
   }
-  for (int v = 0; v < kVectors; ++v) store_wide(totals + v * kLanes, total[v]);
+  for (int v = 0; v < kVectors; ++v) f(first + v * kLanes, kVectors == 1 ? n : int64_t{kLanes}, total[v]);
 }
 
-// Calls f(first, n, total) for all numbers of a row, kLanes at a time, with the sums of numbers first to first + n - 1 of
-// the rows of code k, added up in the order the rows came in.
+// Calls f(first, n, total) for all numbers of a row, kLanes at a time, with the sums of numbers first to first + n - 1
+// of the rows of code k, added up in the order the rows came in.
 template <typename T, typename F>
 inline void for_each_total(const Rows<T>& rows, const ByCode& by_code, int64_t k, int64_t size, F&& f) {
-  double totals[4 * kLanes];
   int64_t first = 0;
-  const auto report = [&](int64_t count) {
-    for (int64_t d = 0; d < count; d += kLanes) {
-      f(first + d, count - d < kLanes ? count - d : int64_t{kLanes}, load_wide(totals + d));
-    }
-    first += count;
-  };
-  while (first + 4 * kLanes <= size) {
-    add_up_vectors<4>(rows, by_code, k, first, kLanes, totals);
-    report(4 * kLanes);
-  }
+  for (; first + 4 * kLanes <= size; first += 4 * kLanes) add_up<4>(rows, by_code, k, first, kLanes, f);
   if (first + 2 * kLanes <= size) {
-    add_up_vectors<2>(rows, by_code, k, first, kLanes, totals);
-    report(2 * kLanes);
+    add_up<2>(rows, by_code, k, first, kLanes, f);
+    first += 2 * kLanes;
   }
-  while (first < size) {
-    const int64_t n = size - first < kLanes ? size - first : kLanes;
-    add_up_vectors<1>(rows, by_code, k, first, n, totals);
-    report(n);
+  for (; first < size; first += kLanes) {
+    add_up<1>(rows, by_code, k, first, size - first < kLanes ? size - first : int64_t{kLanes}, f);
   }
 }
 

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kGrain = 16384;  // numbers a thread should have to be worth waking
 constexpr int64_t kAhead = 8;      // rows whose codes are fetched beforehand
+// of 1 + the cosine between x and its code, from where on the way from one to the other is not clear any more
 constexpr double kOpposite = 1e-8;
 
 int64_t first_out_of_range(const Quantized& q) {
@@ -60,8 +61,8 @@ struct Combination {
   double a, b, c;
 };
 
-// lambda R^T grad, where lambda R turns and scales x into the code: R = 1 - 2 r r^T + 2 q e^T for the directions e of x,
-// q of the code and r of e + q (Fifty et al., arXiv 2410.06424)
+// lambda R^T grad, where lambda R turns and scales x into the code: R = 1 - 2 r r^T + 2 q e^T for the directions e of
+// x, q of the code and r of e + q (Fifty et al., arXiv 2410.06424)
 template <typename T, typename C>
 Combination rotation(const T* grad, const T* x, const C* code, int64_t size) {
   Wide xx{}, cc{}, xc{}, gx{}, gc{};
@@ -96,7 +97,8 @@ void backward(const Quantized& q, bool rotate, const T* grad, const float* error
       of.c -= pull;
     }
     for_each_vector(q.size, [=](int64_t i, int64_t n) {
-      store_some(to + i, narrow(of.a * load_wide(g + i, n) + of.b * load_wide(x + i, n) + of.c * load_wide(code + i, n)), n);
+      const Wide total = of.a * load_wide(g + i, n) + of.b * load_wide(x + i, n) + of.c * load_wide(code + i, n);
+      store_some(to + i, narrow(total), n);
     });
   });
 }

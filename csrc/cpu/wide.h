@@ -56,18 +56,6 @@ inline vf narrow(Wide x) {
                                  ILLUME_FAST_LOW_HALF, ILLUME_FAST_HIGH_HALF);
 }
 
-inline Wide load_wide(const double* p) {
-  Wide x;
-  std::memcpy(&x.low, p, sizeof x.low);
-  std::memcpy(&x.high, p + kHalf, sizeof x.high);
-  return x;
-}
-
-inline void store_wide(double* p, Wide x) {
-  std::memcpy(p, &x.low, sizeof x.low);
-  std::memcpy(p + kHalf, &x.high, sizeof x.high);
-}
-
 // The first n elements, the other lanes 0.
 template <typename T>
 inline Wide load_wide(const T* p, int64_t n) {
