@@ -7,8 +7,8 @@ name stands for the op whatever is imported afterwards.
 from illume_fast.ops.cfg_head_sample import cfg_head_sample
 from illume_fast.ops.cfg_sample import cfg_sample
 from illume_fast.ops.code_statistics import code_statistics
-from illume_fast.ops.decode_attention import decode_attention
 from illume_fast.ops.codebook_ema import codebook_ema
+from illume_fast.ops.decode_attention import decode_attention
 from illume_fast.ops.dispatch import use_backend
 from illume_fast.ops.linear import linear
 from illume_fast.ops.linear_cross_entropy import cross_entropy_within_ranges, linear_cross_entropy
