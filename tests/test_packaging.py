@@ -89,7 +89,7 @@ def light(checkout: Path) -> Path:
     """The same with swiglu as its only kernel: enough to see how the extension is built, carried and found."""
     for folder in ("cpu", "bindings", "paging"):
         for source in (checkout / "csrc" / folder).glob("*.cpp"):
-            if source.name not in ("isa.cpp", "fork.cpp", "swiglu.cpp"):
+            if source.name not in ("isa.cpp", "fork.cpp", "threads.cpp", "swiglu.cpp"):
                 source.unlink()
     (checkout / "csrc" / "bindings.cpp").write_text(LIGHT_BINDINGS, encoding="utf-8")
     return checkout
