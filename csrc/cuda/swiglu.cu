@@ -43,8 +43,9 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int k = 0; k < N; ++k) {
     const float dy = to_float(d.values[k]), x = to_float(g.values[k]), s = sigmoid(x);
-    dg.values[k] = from_float<T>(dy * to_float(u.values[k]) * s * (1.0f + x * (1.0f - s)));
-    du.values[k] = from_float<T>(dy * x * s);
+    // dy last: its product with a large number is infinite, and s may be 0
+    dg.values[k] = from_float<T>(dy * (to_float(u.values[k]) * (s * (1.0f + x * (1.0f - s)))));
+    du.values[k] = from_float<T>(dy * (x * s));
   }
   *reinterpret_cast<V*>(grad_gate + i * N) = dg;
   *reinterpret_cast<V*>(grad_up + i * N) = du;
