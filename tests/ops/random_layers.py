@@ -68,7 +68,8 @@ def check_rms_norm(r: Random) -> None:
     along = inverse * (terms * normal).abs().mean(-1, keepdim=True)
     scale = inverse * terms.abs() + normal.abs() * along
     held = (scale < LARGE[dtype]) & (terms.abs().amax(-1, keepdim=True) < LARGE[torch.float32])
-    slack = (16 * EPS[dtype] + 4 * summed) * scale + TINY[dtype] * (1 + inverse + along)  # the norm may be subnormal
+    faint = TINY[dtype] * (1 + inverse + along + inverse * normal.abs() * terms.abs().mean(-1, keepdim=True))
+    slack = (16 * EPS[dtype] + 4 * summed) * scale + faint  # the norm may be subnormal
     assert_within(of_x, back, torch.where(held, slack, torch.inf))
     scale = (y * normal).abs().sum(0)
     slack = (8 * EPS[dtype] + summed + rows * 2**-24) * scale + TINY[dtype] * (1 + y.abs().sum(0))
