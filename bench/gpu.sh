@@ -5,7 +5,7 @@
 #   bash bench/gpu.sh prepare      where there is a network: brings what Python lacks into build/gpu/extra
 #   bash bench/gpu.sh rehearse     the same steps on the CPU, briefly, into build/gpu/rehearsal
 #
-# Needs torch, nvcc, cmake, ninja and pybind11, and neither pip nor a network; pytest, hypothesis and tyro where they are
+# Needs torch, nvcc, cmake, ninja and pybind11, and neither pip nor a network; pytest, hypothesis, tyro and rich where they are
 # not in build/gpu/extra. Writes OUT/<device>/<date>.json (every contestant of every case), OUT/<device>/<date>.txt (what
 # the tests and compute-sanitizer said) and the report's page. Exits 1 if a test failed or a result was wrong; what could
 # be timed is timed all the same.
@@ -19,7 +19,7 @@ if [ "${1:-}" = prepare ]; then
   pure=(--only-binary :all: --platform any --implementation py --abi none --python-version 3.11)
   pip=("$python" -m pip install -q --upgrade --no-compile --target "$extra" "${pure[@]}")
   rm -rf "$extra" && mkdir -p "$extra"
-  "${pip[@]}" pytest pytest-timeout pytest-xdist hypothesis tyro || exit 1
+  "${pip[@]}" pytest pytest-timeout pytest-xdist hypothesis tyro rich || exit 1
   "${pip[@]}" --no-deps flash-kmeans liger-kernel tqdm || echo "bench/gpu.sh: without flash-kmeans and Liger"
   git rev-parse --short HEAD >build/gpu/commit 2>/dev/null
   exit 0
@@ -44,7 +44,7 @@ ILLUME_FAST_COMMIT=${ILLUME_FAST_COMMIT:-$(cat build/gpu/commit 2>/dev/null)}
 export ILLUME_FAST_COMMIT
 mkdir -p build/gpu
 
-for module in pytest hypothesis tyro pybind11 setuptools; do
+for module in pytest hypothesis tyro rich pybind11 setuptools; do
   "$python" -c "import $module" 2>/dev/null ||
     { echo "bench/gpu.sh: $python has no $module; where there is a network: bash bench/gpu.sh prepare"; exit 2; }
 done
