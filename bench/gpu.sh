@@ -25,9 +25,11 @@ if [ "${1:-}" = prepare ]; then
   exit 0
 fi
 
-kind=cuda backends=(cuda triton reference) seconds=0.25 calls=20 limit=530 build=240
+kind=cuda backends=(cuda triton reference) seconds=0.25 calls=20 chosen=()
+limit=530 build=240 tests=150  # seconds: in all, and at most
 if [ "${1:-}" = rehearse ]; then
-  kind=cpu backends=(cpu reference) seconds=0.02 calls=3 limit=1200 build=900  # a laptop may have to build for a while
+  kind=cpu backends=(cpu reference) seconds=0.02 calls=3 chosen=(--op linear paged_attention)
+  limit=1800 build=900 tests=600
   set -- build/gpu/rehearsal
 fi
 out=${1:-bench/results}
@@ -77,7 +79,7 @@ step "tests of the ops"
 # Triton compiles a kernel for every shape, which several processes share; what its interpreter does is tested elsewhere
 parallel=()
 "$python" -c 'import xdist' 2>/dev/null && parallel=(-n 6)
-OMP_NUM_THREADS=2 ILLUME_FAST_RANDOM_CALLS=$calls timeout "$(no_more_than 150)" "$python" -m pytest -q --maxfail=20 \
+OMP_NUM_THREADS=2 ILLUME_FAST_RANDOM_CALLS=$calls timeout "$(no_more_than "$tests")" "$python" -m pytest -q -rfE --maxfail=20 \
   "${parallel[@]}" -p no:cacheprovider tests/ops -m "not slow" -k "not when_interpreted" 2>&1 | tee -a "$log" | tail -n 30
 code=${PIPESTATUS[0]}
 if [ "$code" -eq 124 ]; then echo "tests: stopped, not all ran" | tee -a "$log"; fi
@@ -100,7 +102,7 @@ fi
 step "benchmarks"
 time_cases() {
   timeout "$(left)" "$python" -m illume_fast.cli bench --device "$kind" --backend "${backends[@]}" \
-    --seconds "$seconds" --json "$rows" "$@" 2>&1 | tee -a "$log"
+    --seconds "$seconds" --json "$rows" "${chosen[@]}" "$@" 2>&1 | tee -a "$log"
   local code=${PIPESTATUS[0]}
   if [ "$code" -eq 124 ]; then echo "benchmarks: stopped, not all ran" | tee -a "$log"
   elif [ "$code" -ne 0 ]; then failed=1; fi
