@@ -1,8 +1,8 @@
 """Thousands of random calls of every op against float64: shapes, strides, scales, ties, NaN and infinities.
 
 ILLUME_FAST_RANDOM_CALLS says how many (10 000 in `make test-all`, a few in the quick suite), ILLUME_FAST_RANDOM_SEED
-with which seed to begin. They run on the GPU where there is one. A failure names its seed; what it finds becomes a named
-case beside the op's other tests.
+with which seed to begin. They run on the GPU where there is one. A failure names its seed; what it finds becomes a
+named case beside the op's other tests.
 """
 
 import os
