@@ -2,10 +2,11 @@
 
 import torch
 from random_inputs import DTYPES, Random
-from random_tolerance import EPS, LARGE, TINY, assert_within, exact, roundings
+from random_tolerance import EPS, LARGE, TINY, assert_same, assert_within, exact, roundings
 from support import DEVICE
+from torch import Tensor
 
-from illume_fast.ops import add_rms_norm, linear, rms_norm, rope, swiglu
+from illume_fast.ops import add_rms_norm, linear, qkv_linear, rms_norm, rope, swiglu, swiglu_linear
 
 
 def check_swiglu(r: Random) -> None:
@@ -96,13 +97,11 @@ def check_rope(r: Random) -> None:
             assert_within(y, expected, torch.where(scale < LARGE[dtype], slack, torch.inf))
 
 
-def check_linear(r: Random) -> None:
-    dtype = r.choice(DTYPES)
-    rows, outputs, size = r.size(70), r.size(70, huge=4000), r.size(huge=8000)
-    x, weight = r.values(rows, size, dtype=dtype), r.values(outputs, size, dtype=dtype)
-    bias = r.values(outputs, dtype=dtype) if r.chance(0.5) else None
+def assert_linear(actual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """The product is that of float64, up to float32 sums and a rounding to the dtype."""
+    dtype, size = x.dtype, x.shape[1]
     a, w = exact(x), exact(weight)
-    b = torch.zeros(outputs, dtype=torch.float64) if bias is None else exact(bias)
+    b = torch.zeros(len(weight), dtype=torch.float64) if bias is None else exact(bias)
     expected = a @ w.T + b
     scale = a.abs() @ w.abs().T + b.abs()
     slack = (size + 4) * 2**-24 * scale + 2 * EPS[dtype] * expected.abs() + (size + 1) * 1e-37 + TINY[dtype]
@@ -110,4 +109,34 @@ def check_linear(r: Random) -> None:
         slack = slack + 2 * EPS[dtype] * scale
     # subnormal bfloat16 numbers may count as zero
     slack = slack + 2e-38 * (a.abs().sum(1)[:, None] + w.abs().sum(1))
-    assert_within(linear(x, weight, bias), expected, torch.where(scale < LARGE[dtype], slack, torch.inf))
+    assert_within(actual, expected, torch.where(scale < LARGE[dtype], slack, torch.inf))
+
+
+def check_linear(r: Random) -> None:
+    dtype = r.choice(DTYPES)
+    rows, outputs, size = r.size(200), r.size(70, huge=4000), r.size(huge=8000)
+    x, weight = r.values(rows, size, dtype=dtype), r.values(outputs, size, dtype=dtype)
+    bias = r.values(outputs, dtype=dtype) if r.chance(0.5) else None
+    assert_linear(linear(x, weight, bias), x, weight, bias)
+
+
+def check_qkv_linear(r: Random) -> None:
+    dtype = r.choice(DTYPES)
+    rows, size = r.size(100), r.size(huge=3000)
+    x = r.values(rows, size, dtype=dtype)
+    weights = [r.values(r.size(70), size, dtype=dtype) for _ in range(3)]
+    biases = [r.values(len(weight), dtype=dtype) if r.chance(0.5) else None for weight in weights]
+    for actual, weight, bias in zip(qkv_linear(x, *weights, *biases), weights, biases, strict=True):
+        assert_linear(actual, x, weight, bias)
+        assert_same(actual, linear(x, weight, bias))
+
+
+def check_swiglu_linear(r: Random) -> None:
+    dtype = r.choice(DTYPES)
+    rows, outputs, size = r.size(100), r.size(100), r.size(huge=3000)
+    x = r.values(rows, size, dtype=dtype)
+    weights = [r.values(outputs, size, dtype=dtype) for _ in range(2)]
+    products = [linear(x, weight) for weight in weights]
+    for product, weight in zip(products, weights, strict=True):
+        assert_linear(product, x, weight, None)
+    assert_same(swiglu_linear(x, *weights), swiglu(*products))

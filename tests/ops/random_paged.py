@@ -5,10 +5,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 from random_inputs import DTYPES, Random
-from random_tolerance import EPS, TINY, assert_within, exact
+from random_tolerance import EPS, TINY, assert_same, assert_within, exact
 from support import DEVICE
 
-from illume_fast.ops import paged_append, paged_attention, paged_prefill_attention
+from illume_fast.ops import decode_attention, paged_append, paged_attention, paged_prefill_attention, rope
 
 
 def check_paged_append(r: Random) -> None:
@@ -39,8 +39,7 @@ def check_paged_append(r: Random) -> None:
     for new, old, tokens_of in zip(after, before, (k, v), strict=True):
         if not broken:
             old[table[row, position // page_size].long(), position % page_size] = tokens_of.to(cached)
-        assert torch.equal(new.isnan(), old.isnan())
-        assert torch.equal(new.nan_to_num(7.0), old.nan_to_num(7.0))
+        assert_same(new, old)
 
 
 def check_paged_attention(r: Random) -> None:
@@ -92,3 +91,29 @@ def compare_attention(r: Random, *, prefill: bool) -> None:
         expected = torch.einsum("hl,lhd->hd", scores.softmax(1), values)
         slack = (2 * EPS[dtype] + (2**-8 if rounded else 2e-5)) * values.abs().amax() + TINY[dtype]
         assert_within(actual[i], expected, slack)
+
+
+def check_decode_attention(r: Random) -> None:
+    """The bits of the three ops it is made of, whose numbers the other checks look at; and the same cache."""
+    dtype, cached, index = r.choice(DTYPES), r.choice(DTYPES), r.choice((torch.int32, torch.int64))
+    rows, key_heads, size, page_size = r.size(6), r.number(1, 4), 2 * max(1, r.size(64)), r.choice((1, 3, 16))
+    max_pages = -(-(r.size(huge=1500) + 1) // page_size)
+    pages = max(1, rows * max_pages)
+    table = torch.randperm(pages, generator=r.gen)[: rows * max_pages].view(rows, max_pages).int()
+    table, positions = r.laid_out(table), r.laid_out(r.integers(0, max_pages * page_size, rows).to(index))
+    q, k, v = (r.values(rows, heads, size, dtype=dtype) for heads in (key_heads * r.number(1, 9), key_heads, key_heads))
+    angles = torch.rand(rows, size // 2, generator=r.gen) * 100
+    cos, sin = (r.laid_out(t) for t in (angles.cos(), angles.sin()))
+    once, apart = (
+        [torch.randn(pages, page_size, key_heads, size, generator=r.gen).to(DEVICE, cached) for _ in range(2)]
+        for _ in range(2)
+    )
+    for a, b in zip(once, apart, strict=True):
+        b.copy_(a)
+    scale = size**-0.5
+    actual = decode_attention(q, k, v, cos, sin, *once, table, positions, scale)
+    turned, turned_k = rope(q, k, cos, sin)
+    paged_append(turned_k, v, *apart, table, torch.arange(rows, device=DEVICE), positions)
+    assert_same(actual, paged_attention(turned, *apart, table, positions + 1, scale))
+    for a, b in zip(once, apart, strict=True):
+        assert_same(a, b)

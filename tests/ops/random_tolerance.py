@@ -22,6 +22,13 @@ def assert_within(actual: Tensor, expected: Tensor, slack: Tensor) -> None:
     assert not wrong.any(), f"{int(wrong.sum())} of {wrong.numel()}: {actual[wrong][:3]}, not {expected[wrong][:3]}"
 
 
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    """The same numbers, NaN in the same places."""
+    assert actual.dtype == expected.dtype
+    assert torch.equal(actual.isnan(), expected.isnan())
+    assert torch.equal(actual.nan_to_num(7.0), expected.nan_to_num(7.0))
+
+
 def roundings(expected: Tensor, dtype: torch.dtype, count: float = 4.0) -> Tensor:
     """A few roundings of dtype; infinite where the dtype cannot hold the number."""
     slack = count * EPS[dtype] * expected.abs() + TINY[dtype]
