@@ -81,6 +81,34 @@ TRITON_KERNELS = (
         {"ROWS": 64, "CODES": 64, "SIZES": 32, "WIDEN": False},
         warps=8,
     ),
+    TritonKernel(
+        "quantize",
+        "forward_kernel",
+        "*bf16 i64 i64 *fp32 *i64 *bf16 *fp32 *fp32 i32 i32 i32 constexpr constexpr",
+        {"ROWS": 32, "WIDE": 32},
+        warps=8,
+    ),
+    TritonKernel(
+        "quantize",
+        "backward_kernel",
+        "*bf16 *fp32 *bf16 i64 i64 *fp32 *i64 *bf16 i32 i32 i32 constexpr constexpr constexpr",
+        {"ROTATE": True, "ROWS": 32, "WIDE": 32},
+        warps=8,
+    ),
+    TritonKernel(
+        "quantize",
+        "codebook_gradient_kernel",
+        "*bf16 i64 i64 *fp32 *i64 *i64 *fp32 *fp32 i32 constexpr",
+        {"WIDE": 256},
+        warps=2,
+    ),
+    TritonKernel(
+        "codebook_ema",
+        "update_kernel",
+        "*bf16 i64 i64 *i64 *i64 *fp64 *fp64 *fp32 i64 i64 *fp32 i64 i64 i32 constexpr",
+        {"WIDE": 256},
+        warps=2,
+    ),
 )
 
 

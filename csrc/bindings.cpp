@@ -4,6 +4,7 @@
 namespace illume_fast {
 void register_cfg_sample(pybind11::module_& m);
 void register_code_statistics(pybind11::module_& m);
+void register_codebook_ema(pybind11::module_& m);
 void register_decode_attention(pybind11::module_& m);
 void register_linear(pybind11::module_& m);
 void register_linear_cross_entropy(pybind11::module_& m);
@@ -13,6 +14,7 @@ void register_swiglu(pybind11::module_& m);
 void register_page_pool(pybind11::module_& m);
 void register_paged_append(pybind11::module_& m);
 void register_paged_attention(pybind11::module_& m);
+void register_quantize(pybind11::module_& m);
 void register_rms_norm(pybind11::module_& m);
 void register_rope(pybind11::module_& m);
 }  // namespace illume_fast
@@ -22,6 +24,7 @@ PYBIND11_MODULE(_C, m) {
   illume_fast::register_runtime(m);
   illume_fast::register_cfg_sample(m);
   illume_fast::register_code_statistics(m);
+  illume_fast::register_codebook_ema(m);
   illume_fast::register_decode_attention(m);
   illume_fast::register_linear(m);
   illume_fast::register_linear_cross_entropy(m);
@@ -30,6 +33,7 @@ PYBIND11_MODULE(_C, m) {
   illume_fast::register_page_pool(m);
   illume_fast::register_paged_append(m);
   illume_fast::register_paged_attention(m);
+  illume_fast::register_quantize(m);
   illume_fast::register_rms_norm(m);
   illume_fast::register_rope(m);
 }

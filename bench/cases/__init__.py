@@ -4,7 +4,7 @@ from importlib import import_module
 
 from illume_fast.bench.case import Case
 
-FAMILIES = ("search", "sampling", "layers", "products")
+FAMILIES = ("search", "quantisation", "sampling", "layers", "products", "decoding")
 
 
 def all_cases(*, curves: bool = False) -> list[Case]:

@@ -6,10 +6,10 @@ namespace illume_fast {
 
 void register_code_statistics(py::module_& m) {
   define(m, "code_statistics",
-        [](int dtype, Address x, int64_t stride, Address ids, Address starts, Address order, Address counts,
+        [](int dtype, Address x, int64_t stride, Address ids, Address ends, Address order, Address counts,
            Address sums, int64_t rows, int64_t size, int64_t codes) {
           return code_statistics(static_cast<DType>(dtype), pointer(x), stride, pointer<int64_t>(ids),
-                                 pointer<int64_t>(starts), pointer<int64_t>(order), pointer<float>(counts),
+                                 pointer<int64_t>(ends), pointer<int64_t>(order), pointer<float>(counts),
                                  pointer<float>(sums), rows, size, codes);
         });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES

@@ -276,7 +276,7 @@ template <typename T>
 bool sample(const T* cond, int64_t cond_stride, const T* uncond, int64_t uncond_stride, int64_t* ids, int64_t first,
             int64_t rows, int64_t size, const SampleParameters& p) {
   bool enough = true;
-  parallel_for(rows, kGrain / (size + 1) + 1, [&](int64_t begin, int64_t end) {
+  parallel_for(rows, grain_of(kGrain, size), [&](int64_t begin, int64_t end) {
     Workspace s;
     if (!reserve(size, &s)) {
 #pragma omp atomic write
@@ -295,7 +295,7 @@ bool sample(const T* cond, int64_t cond_stride, const T* uncond, int64_t uncond_
 template <typename T, typename Out>
 void mix_rows(const T* cond, int64_t cond_stride, const T* uncond, int64_t uncond_stride, Out* out, int64_t rows,
               int64_t size, const PerRow<float>& guidance) {
-  parallel_for(rows, kGrain / (size + 1) + 1, [&](int64_t begin, int64_t end) {
+  parallel_for(rows, grain_of(kGrain, size), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const float g = at(guidance, row);
       const T* c = g == 0.0f ? uncond + row * uncond_stride : cond + row * cond_stride;

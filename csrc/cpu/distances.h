@@ -5,25 +5,9 @@
 #include <cmath>
 #include <limits>
 
-#include "simd.h"
+#include "wide.h"
 
 namespace illume_fast::ILLUME_FAST_ISA_NS {
-
-constexpr int kHalf = kLanes / 2;
-typedef double vd __attribute__((vector_size(kHalf * 8)));
-typedef float vfh __attribute__((vector_size(kHalf * 4)));
-
-inline vd widened(const float* p) {
-  vfh x;
-  std::memcpy(&x, p, sizeof x);
-  return __builtin_convertvector(x, vd);
-}
-
-inline double sum(vd x) {
-  double total = 0.0;
-  for (int i = 0; i < kHalf; ++i) total += x[i];
-  return total;
-}
 
 inline double inner_product(const float* a, const float* b, int64_t n) {
   vd total{};

@@ -6,11 +6,12 @@
 namespace illume_fast::ILLUME_FAST_ISA_NS {
 namespace {
 
-constexpr int64_t kGrain = 1 << 16;  // numbers of the weight a thread should read to be worth waking
+// numbers of the weight a thread should read, once for each kRows rows of x, to be worth waking
+constexpr int64_t kGrain = 1 << 16;
 
 int64_t blocks_of(const LinearLayer& layer) { return (layer.outputs + kBlockOutputs - 1) / kBlockOutputs; }
 
-int64_t grain_of(const LinearInput& x) { return kGrain / (kBlockOutputs * (x.inputs + 1)) + 1; }
+int64_t work_of_block(const LinearInput& x) { return kBlockOutputs * x.inputs * ((x.rows + kRows - 1) / kRows); }
 
 template <typename T>
 const T* weight_of(const LinearLayer& layer, int64_t first) {
@@ -58,7 +59,7 @@ void linear(DType dtype, LinearInput x, const LinearLayer* layers, int64_t count
   for (int64_t i = 0; i < count; ++i) blocks += blocks_of(layers[i]);
   with_dtype(dtype, [=](auto tag) {
     using T = decltype(tag);
-    parallel_for(blocks, grain_of(x), [=](int64_t begin, int64_t end) {
+    parallel_for(blocks, grain_of(kGrain, work_of_block(x)), [=](int64_t begin, int64_t end) {
       const LinearLayer* layer = layers;
       int64_t before = 0;  // blocks of the layers before this one
       for (int64_t i = begin; i < end; ++i) {
@@ -72,7 +73,7 @@ void linear(DType dtype, LinearInput x, const LinearLayer* layers, int64_t count
 void swiglu_linear(DType dtype, LinearInput x, const LinearLayer& gate, const LinearLayer& up, void* out) {
   with_dtype(dtype, [=](auto tag) {
     using T = decltype(tag);
-    parallel_for(blocks_of(gate), grain_of(x) / 2 + 1, [=](int64_t begin, int64_t end) {
+    parallel_for(blocks_of(gate), grain_of(kGrain, 2 * work_of_block(x)), [=](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) swiglu_block(x, gate, up, i * kBlockOutputs, static_cast<T*>(out));
     });
   });

@@ -209,7 +209,7 @@ bool search(Metric metric, const Source<T>& source, int64_t rows, const PackedCo
 
   for (int64_t first = 0; first < rows; first += most) {
     const int64_t count = rows - first < most ? rows - first : most;
-    parallel_for(count, 32768 / (size + 1) + 1, [&](int64_t begin, int64_t end) {
+    parallel_for(count, grain_of(32768, size), [&](int64_t begin, int64_t end) {
       for (int64_t q = begin; q < end; ++q) prepare(metric, source, first + q, codebook, q, w);
     });
 

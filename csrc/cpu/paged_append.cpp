@@ -30,7 +30,7 @@ bool in_range(const PagedCache& cache, int64_t row, int64_t position) {
 template <typename From, typename To>
 void append(const Heads& k, const Heads& v, const PagedCache& cache, Indices rows, Indices positions, int64_t tokens) {
   const int64_t heads = cache.heads, size = cache.size;
-  parallel_for(2 * heads, kGrain / (tokens * size + 1) + 1, [=, &k, &v, &cache](int64_t begin, int64_t end) {
+  parallel_for(2 * heads, grain_of(kGrain, tokens * size), [=, &k, &v, &cache](int64_t begin, int64_t end) {
     for (int64_t t = 0; t < tokens; ++t) {
       const int64_t row = rows.or_same(t), position = positions[t];
       const int64_t page = cache.table[row * cache.table_stride + position / cache.page_size];

@@ -15,8 +15,10 @@ constexpr int64_t kGrain = 16384;
 // columns of the weight's gradient that are summed together, and rows between which the sums are rounded up anew
 constexpr int64_t kBand = 128;
 constexpr int64_t kRun = 64;
+// the longest row that is kept at hand while its sum is stored past the caches
+constexpr int64_t kLongestKept = 8192;
 
-inline int64_t row_grain(int64_t columns) { return kGrain / columns + 1; }
+inline int64_t row_grain(int64_t columns) { return grain_of(kGrain, columns); }
 
 // 1 / sqrt(mean(x^2) + eps). Squares that leave the range of f32 are summed in double.
 template <typename T>
@@ -66,6 +68,7 @@ template <bool kStream, typename T>
 void forward(const T* x, int64_t x_stride, const T* residual, int64_t residual_stride, const T* weight, float eps,
              T* total, T* out, int64_t rows, int64_t columns) {
   parallel_for(rows, row_grain(columns), [=](int64_t begin, int64_t end) {
+    [[maybe_unused]] T kept[kStream ? kLongestKept : 1];
     for (int64_t row = begin; row < end; ++row) {
       const T* from = x + row * x_stride;
       vf squares[4] = {};
@@ -76,10 +79,11 @@ void forward(const T* x, int64_t x_stride, const T* residual, int64_t residual_s
         T* to = total + row * columns;
         for_each_of_four(columns, [&](int64_t i, int64_t n, int k) {
           const vf value = rounded<T>(load_some(from + i, n) + load_some(other + i, n));
-          store_some(to + i, value, n);
+          put<kStream>(to + i, value, n);
+          if (kStream) store(kept + i, value);
           squares[k] = fma(value, value, squares[k]);
         });
-        from = to;
+        from = kStream ? kept : to;
       }
       const vf all = (squares[0] + squares[1]) + (squares[2] + squares[3]);
       normalise<kStream>(from, weight, inverse_rms(from, all, eps, columns), out + row * columns, columns);
@@ -116,7 +120,7 @@ void backward_rows(const T* grad, const T* grad_sum, const T* x, const T* weight
 template <typename T>
 void backward_weight(const T* grad, const T* x, const float* inverses, T* grad_weight, int64_t rows, int64_t columns) {
   const int64_t bands = (columns + kBand - 1) / kBand;
-  parallel_for(bands, kGrain / (rows * kBand + 1) + 1, [=](int64_t begin, int64_t end) {
+  parallel_for(bands, grain_of(kGrain, rows * kBand), [=](int64_t begin, int64_t end) {
     for (int64_t band = begin; band < end; ++band) {
       const int64_t first = band * kBand;
       const int64_t width = columns - first < kBand ? columns - first : kBand;
@@ -145,8 +149,9 @@ void rms_norm_forward(DType dtype, const void* x, int64_t x_stride, const void* 
   with_dtype(dtype, [=](auto tag) {
     using T = decltype(tag);
     const int64_t bytes = columns * static_cast<int64_t>(sizeof(T));
-    if (total != nullptr) streams(total, rows, bytes);  // read again at once, so that it is stored plainly
-    const auto run = streams(out, rows, bytes) ? forward<true, T> : forward<false, T>;
+    const bool one = streams(out, rows, bytes);
+    const bool past = one && (total == nullptr || (streams(total, rows, bytes) && columns <= kLongestKept));
+    const auto run = past ? forward<true, T> : forward<false, T>;
     run(static_cast<const T*>(x), x_stride, static_cast<const T*>(residual), residual_stride,
         static_cast<const T*>(weight), eps, static_cast<T*>(total), static_cast<T*>(out), rows, columns);
   });

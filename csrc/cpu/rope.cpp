@@ -30,7 +30,7 @@ void rope(DType dtype, Heads q, Heads k, const float* cos, const float* sin, int
   if (half == 0) return;
   with_dtype(dtype, [=](auto tag) {
     using T = decltype(tag);
-    parallel_for(tokens, kGrain / ((q.count + k.count) * 2 * half + 1) + 1, [=](int64_t begin, int64_t end) {
+    parallel_for(tokens, grain_of(kGrain, (q.count + k.count) * 2 * half), [=](int64_t begin, int64_t end) {
       for (int64_t token = begin; token < end; ++token) {
         const int64_t row = token % table_rows * half;
         turn(q, token, cos + row, sin + row, static_cast<T*>(q_out), half);

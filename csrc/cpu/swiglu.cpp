@@ -16,7 +16,7 @@ void for_each_part(int64_t rows, int64_t columns, F&& f) {
   constexpr int64_t kPart = 4096;
   if (columns == 0) return;
   const int64_t parts = (columns + kPart - 1) / kPart;
-  const int64_t grain = kGrain / (columns < kPart ? columns : kPart) + 1;
+  const int64_t grain = grain_of(kGrain, columns < kPart ? columns : kPart);
   parallel_for(rows * parts, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i % parts * kPart;

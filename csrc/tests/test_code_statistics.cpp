@@ -9,10 +9,10 @@ namespace {
 void test(int64_t rows, int64_t size, int64_t codes) {
   const int64_t stride = size + 2;
   Buffer<float> x(rows > 0 ? (rows - 1) * stride + size : 0), counts(codes), sums(codes * size);
-  Buffer<int64_t> ids(rows), starts(codes + 1), order(rows);
+  Buffer<int64_t> ids(rows), ends(codes), order(rows);
   fill(x, 1);
   for (int64_t row = 0; row < rows; ++row) ids[row] = row * 7 % (codes + 1) - 1;
-  CHECK(code_statistics(DType::f32, x.get(), stride, ids.get(), starts.get(), order.get(), counts.get(), sums.get(),
+  CHECK(code_statistics(DType::f32, x.get(), stride, ids.get(), ends.get(), order.get(), counts.get(), sums.get(),
                         rows, size, codes) == -1);
   for (int64_t k = 0; k < codes; ++k) {
     int64_t count = 0;
@@ -27,7 +27,7 @@ void test(int64_t rows, int64_t size, int64_t codes) {
   if (rows == 0) return;
   for (int64_t bad : {codes, int64_t{-2}}) {
     ids[rows - 1] = bad;
-    CHECK(code_statistics(DType::f32, x.get(), stride, ids.get(), starts.get(), order.get(), counts.get(), sums.get(),
+    CHECK(code_statistics(DType::f32, x.get(), stride, ids.get(), ends.get(), order.get(), counts.get(), sums.get(),
                           rows, size, codes) == rows - 1);
   }
 }

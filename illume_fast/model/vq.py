@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from illume_fast.model.vision_config import SimVQConfig
 from illume_fast.ops.nearest_code import nearest_code
+from illume_fast.ops.quantize import quantize
 
 
 class SimVQ(nn.Module):
@@ -39,10 +40,9 @@ class SimVQ(nn.Module):
         features = x.movedim(1, -1).float()
         codebook = self.codebook
         ids = nearest_code(features.detach(), codebook.detach())
-        codes = F.embedding(ids, codebook)
-        loss = F.mse_loss(codes, features.detach()) + self.config.commitment * F.mse_loss(features, codes.detach())
-        straight_through = features + (codes - features).detach()
-        return straight_through.movedim(-1, 1), loss, ids
+        codes, commitment, distortion = quantize(features, codebook, ids)
+        loss = distortion.mean() + self.config.commitment * commitment.mean()
+        return codes.movedim(-1, 1), loss, ids
 
     def encode(self, x: Tensor) -> Tensor:
         """x [B, D, h, w] -> ids int64 [B, h, w]."""

@@ -7,6 +7,7 @@ name stands for the op whatever is imported afterwards.
 from illume_fast.ops.cfg_head_sample import cfg_head_sample
 from illume_fast.ops.cfg_sample import cfg_sample
 from illume_fast.ops.code_statistics import code_statistics
+from illume_fast.ops.codebook_ema import codebook_ema
 from illume_fast.ops.decode_attention import decode_attention
 from illume_fast.ops.dispatch import use_backend
 from illume_fast.ops.linear import linear
@@ -15,6 +16,7 @@ from illume_fast.ops.nearest_code import PackedCodebook, nearest_code
 from illume_fast.ops.paged_append import paged_append
 from illume_fast.ops.paged_attention import paged_attention, paged_prefill_attention
 from illume_fast.ops.qkv_linear import qkv_linear
+from illume_fast.ops.quantize import quantize
 from illume_fast.ops.rms_norm import add_rms_norm, rms_norm
 from illume_fast.ops.rope import rope
 from illume_fast.ops.swiglu import swiglu
@@ -26,6 +28,7 @@ __all__ = [
     "cfg_head_sample",
     "cfg_sample",
     "code_statistics",
+    "codebook_ema",
     "cross_entropy_within_ranges",
     "decode_attention",
     "linear",
@@ -35,6 +38,7 @@ __all__ = [
     "paged_attention",
     "paged_prefill_attention",
     "qkv_linear",
+    "quantize",
     "rms_norm",
     "rope",
     "swiglu",

@@ -17,14 +17,14 @@ def run(x: Tensor, ids: Tensor, K: int) -> tuple[Tensor, Tensor]:
     if rows and size > 1 and x.stride(1) != 1:
         x = x.contiguous()
     ids = ids.contiguous()
-    starts = torch.empty(K + 1, dtype=torch.int64)
+    ends = torch.empty(K, dtype=torch.int64)
     order = torch.empty(rows, dtype=torch.int64)
     bad = native._C.code_statistics(
         native.DTYPE_CODES[x.dtype],
         x.data_ptr(),
         x.stride(0),
         ids.data_ptr(),
-        starts.data_ptr(),
+        ends.data_ptr(),
         order.data_ptr(),
         counts.data_ptr(),
         sums.data_ptr(),

@@ -43,8 +43,13 @@ class Random:
         """int64 in [low, high)."""
         return torch.randint(low, high, shape, generator=self.gen)
 
-    def values(self, *shape: int, dtype: torch.dtype = torch.float32, special: bool = True) -> Tensor:
-        """Gaussian numbers of some scale, now and then with ties, zeros, subnormal numbers, NaN or infinities."""
+    def values(
+        self, *shape: int, dtype: torch.dtype = torch.float32, special: bool = True, written: bool = False
+    ) -> Tensor:
+        """Gaussian numbers of some scale, now and then with ties, zeros, subnormal numbers, NaN or infinities.
+
+        What will be `written` to has no two numbers in one place.
+        """
         x = torch.randn(shape, generator=self.gen)
         half = dtype == torch.float16
         scale = self.choice((1.0, 1.0, 1.0, 1e-3, 30.0) if half else (1.0, 1.0, 1.0, 1e-3, 30.0, 1e-20, 1e18, 1e20))
@@ -63,7 +68,7 @@ class Random:
             for _ in range(self.number(1, 4)):
                 where = self.number(0, x.numel())
                 x.view(-1)[where] = self.choice((float("nan"), float("inf"), float("-inf")))
-        if self.chance(0.03) and x.dim() and x.shape[0]:  # every row the same memory
+        if not written and self.chance(0.03) and x.dim() and x.shape[0]:  # every row the same memory
             return x[:1].to(DEVICE, dtype).expand(shape)
         return self.laid_out(x.to(dtype))
 

@@ -8,6 +8,7 @@ named case beside the op's other tests.
 import os
 
 import pytest
+import random_codebooks
 import random_layers
 import random_losses
 import random_paged
@@ -19,7 +20,7 @@ from illume_fast import ops
 
 CHECKS = {
     name.removeprefix("check_"): check
-    for family in (random_layers, random_losses, random_paged, random_sampling, random_search)
+    for family in (random_codebooks, random_layers, random_losses, random_paged, random_sampling, random_search)
     for name, check in vars(family).items()
     if name.startswith("check_")
 }
