@@ -12,10 +12,10 @@ class Case:
     """One benchmark: inputs, what is ours, what others do, when a result is right, and what nobody can do without.
 
     `make()` gives the inputs on the CPU; they are moved to the device, and `prepare(*inputs)` makes of them what the
-    calls get. `ours` and each of `peers` are called with that. `outside` names peers that need a process of their own,
-    each a program in `outside/` and its arguments: they bring another OpenMP runtime, and two of those in a process
-    slow each other down. `check(result, *inputs)` raises unless a result is right; it is asked of ours and of every
-    outside peer.
+    calls get. `ours` and each of `peers` are called with that, and on a GPU each of `gpu_peers` too. `outside` names
+    peers that need a process of their own, each a program in `outside/` and its arguments: they bring another OpenMP
+    runtime, and two of those in a process slow each other down. `check(result, *inputs)` raises unless a result is
+    right; it is asked of ours and of every outside peer.
 
     `bytes` and `operations` are what no implementation can avoid; the floor is the longer of the two at this machine's
     rates. Operations are on float32 numbers, or on such as may be `rounded` to bfloat16 first.
@@ -29,6 +29,7 @@ class Case:
     ours: Call
     peers: Mapping[str, Call]
     check: Callable[..., None]
+    gpu_peers: Mapping[str, Call] = field(default_factory=dict)
     prepare: Callable[..., tuple[Any, ...]] | None = None
     outside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bytes: int = 0

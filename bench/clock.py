@@ -8,6 +8,7 @@ import torch
 
 TURN_SECONDS = 0.02
 _FLUSHED_BYTES = 256 << 20
+_HELD_UP_CYCLES = 2_000_000  # about a millisecond
 
 Turn = Callable[[], list[float]]
 
@@ -30,6 +31,7 @@ def on_cpu(call: Callable[[], Any]) -> Turn:
 def on_gpu(call: Callable[[], Any], *, cold: bool = False) -> Turn:
     """Time on the device, by events around replays of a CUDA graph; around plain calls where a call cannot be captured.
 
+    The device is kept busy until a turn's calls are all queued, so that what is measured is not how fast they are.
     `cold` overwrites the second-level cache before each call.
     """
     replay = _captured(call)
@@ -38,6 +40,7 @@ def on_gpu(call: Callable[[], Any], *, cold: bool = False) -> Turn:
     def turn() -> list[float]:
         replay()
         pairs = []
+        torch.cuda._sleep(_HELD_UP_CYCLES)
         for _ in range(20):
             if flushed is not None:
                 flushed.zero_()
@@ -52,6 +55,19 @@ def on_gpu(call: Callable[[], Any], *, cold: bool = False) -> Turn:
     return turn
 
 
+def _waits(call: Callable[[], Any]) -> bool:
+    """Whether a call waits for the device. To capture one would fail, and leave the random numbers in disorder."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    except RuntimeError:
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+    return False
+
+
 def _captured(call: Callable[[], Any]) -> Callable[[], Any]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -60,6 +76,8 @@ def _captured(call: Callable[[], Any]) -> Callable[[], Any]:
             call()
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
+    if _waits(call):
+        return call
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):

@@ -61,9 +61,6 @@ def _best(call: Callable[[], Any], device: str) -> float:
 @cache
 def where(device: str = "cpu") -> dict[str, Any]:
     """Device, what it can do, versions, commit, date and load, as they go into every row."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
     name = f"{_processor()}, {torch.get_num_threads()} threads"
     return {
         "device": name if device == "cpu" else torch.cuda.get_device_name(),
@@ -73,10 +70,26 @@ def where(device: str = "cpu") -> dict[str, Any]:
         "bfloat16_GFLOP_per_s": multiply_rate(True, device) / 1e9,
         "load_average": os.getloadavg()[0],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip() + ("+changes" if changes.stdout.strip() else ""),
+        "commit": _commit(),
         "python": platform.python_version(),
         **{name: version for name in _LIBRARIES if (version := _version(name)) is not None},
     }
+
+
+def _commit() -> str:
+    """The commit of this checkout, or what ILLUME_FAST_COMMIT says of a copy without its history."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        except OSError:
+            return ""
+
+    commit = git("rev-parse", "--short", "HEAD")
+    if not commit:
+        return os.environ.get("ILLUME_FAST_COMMIT", "")
+    return commit + ("+changes" if git("status", "--porcelain", "-uno") else "")
 
 
 def _version(package: str) -> str | None:

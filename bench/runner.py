@@ -31,7 +31,7 @@ def run(
 
     `backends` are ours to time, each forced; by default what runs when none is forced. `peers` are names to keep (a
     part of a name will do); None keeps all. A backend that declines is left out, with its reason; outside peers run on
-    the CPU alone, and where their library is installed.
+    the CPU alone, and where their library is installed. A peer that fails is left out likewise.
 
     Raises:
         RuntimeError: a result of ours, or of an outside peer, is wrong.
@@ -50,8 +50,14 @@ def run(
             turns[name] = _turn(call, arguments, device)
         if not turns:
             return []
-        for name, call in _kept(case.peers, peers).items():
-            turns[name] = _turn(call, arguments, device)
+        others = {**case.peers, **(case.gpu_peers if device != "cpu" else {})}
+        for name, call in _kept(others, peers).items():
+            try:
+                call(*arguments)
+                turns[name] = _turn(call, arguments, device)
+            except Exception as error:  # whatever a library of others may raise
+                reason = (str(error).splitlines() or [""])[0]
+                print(f"{'':10} left out: {name}: {type(error).__name__}: {reason}", flush=True)
         if device == "cpu":
             for name, (program, *options) in _kept(case.outside, peers).items():
                 if missing_library(program) is None:

@@ -1,15 +1,12 @@
 """What the GPU kernels became, without a GPU: registers, shared memory, spills and tensor-core instructions.
 
-`python -m illume_fast.bench.static [--out bench/results/static]` compiles every Triton kernel ahead of time for sm_80
-and sm_90 and every CUDA file for sm_80 and sm_90a, and writes `triton.json`, `cuda.json` and `README.md`. It needs
-Triton, and nvcc with cuobjdump for CUDA; what is missing is said and left out.
+`python -m illume_fast.bench.static [--out bench/results/static]` reads the CUDA kernels out of the extension as it was
+built, compiles every Triton kernel ahead of time for sm_80 and sm_90, and writes `cuda.json`, `triton.json` (a row for
+each variant) and `README.md` (a row for each kernel). What is missing is said and left out.
 """
 
 import argparse
 import json
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -17,14 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from illume_fast.bench import cubin
+from illume_fast.kernels import native
+
 ROOT = Path(__file__).resolve().parent.parent
 TRITON_TARGETS = (80, 90)
-CUDA_TARGETS = ("80", "90a")
-
-# tensor-core instructions in SASS: HGMMA is what PTX calls wgmma, HMMA mma
-_TENSOR = ("HGMMA", "HMMA", "DMMA", "IMMA")
-_USAGE = re.compile(r"Function (\S+?):\s*\n\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
-_FUNCTION = re.compile(r"^\s*Function : (\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -127,98 +121,84 @@ def triton_rows(kernels: Iterable[TritonKernel] = TRITON_KERNELS) -> list[dict[s
     import triton
     from triton.backends.compiler import GPUTarget
 
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     rows = []
     for kernel in kernels:
         module = __import__(f"illume_fast.kernels.triton.{kernel.module}", fromlist=[kernel.name])
         function = getattr(module, kernel.name)
         types = dict(zip(function.arg_names, kernel.types.split(), strict=True))
+        sizes = {name: value for name, value in kernel.constants.items() if isinstance(value, int) and value > 1}
         for target in TRITON_TARGETS:
             source = triton.compiler.ASTSource(fn=function, signature=types, constexprs=dict(kernel.constants))
             made = triton.compile(source, target=GPUTarget("cuda", target, 32), options={"num_warps": kernel.warps})
             with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
                 file.write(made.asm["cubin"])
                 file.flush()
-                found = _read_cubin(tools / "cuobjdump", Path(file.name))
-            sizes = {name: value for name, value in kernel.constants.items() if isinstance(value, int) and value > 1}
+                found = _read(Path(file.name), f"sm_{target}")
             for row in found:
-                row["shared"] = made.metadata.shared
-                label = " ".join(f"{name}={value}" for name, value in sizes.items())
-                rows.append({"file": f"{kernel.module}.py", "target": f"sm_{target}", **row, "constants": label})
+                rows.append({**row, "file": f"{kernel.module}.py", "shared": made.metadata.shared, "constants": sizes})
     return rows
+
+
+def cuda_missing() -> str | None:
+    """Why the CUDA kernels cannot be read; None when they can."""
+    return native.cuda_missing() or (None if cubin.cuobjdump() else "cuobjdump comes with CUDA, or with Triton")
 
 
 def cuda_rows() -> list[dict[str, Any]]:
-    """Compile every file of csrc/cuda for every target; a row for each kernel in it.
+    """A row for each CUDA kernel of the extension, for each target that it was built for."""
+    return _read(Path(native._C.__file__))
 
-    Raises:
-        RuntimeError: a file does not compile without warnings.
-    """
-    rows = []
-    for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
-        for target in CUDA_TARGETS:
-            with tempfile.TemporaryDirectory() as folder:
-                cubin = Path(folder) / "kernel.cubin"
-                flags = ["-cubin", "-std=c++17", "-O3", "-Werror", "all-warnings", "-I", str(ROOT / "csrc" / "include")]
-                command = ["nvcc", *flags, f"-arch=sm_{target}", str(source), "-o", str(cubin)]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode != 0:
-                    raise RuntimeError(f"{source.name} for sm_{target}: {done.stderr.strip()}")
-                for row in _read_cubin(Path(shutil.which("cuobjdump") or "cuobjdump"), cubin):
-                    rows.append({"file": source.name, "target": f"sm_{target}", **row})
+
+def _read(file: Path, target: str | None = None) -> list[dict[str, Any]]:
+    tool = cubin.cuobjdump()
+    if tool is None:
+        raise RuntimeError("static: cuobjdump was not found")
+    rows = cubin.usage(tool, file, target)
+    cubin.add_instructions(tool, file, rows, target)
+    for row in rows:
+        del row["symbol"]
     return rows
-
-
-def _read_cubin(cuobjdump: Path, cubin: Path) -> list[dict[str, Any]]:
-    """A row for each kernel: registers, bytes of stack, static shared and local memory, instructions of interest."""
-
-    def dump(option: str) -> str:
-        done = subprocess.run([str(cuobjdump), option, str(cubin)], capture_output=True, text=True, check=True)
-        return done.stdout
-
-    pieces = _FUNCTION.split(dump("-sass"))
-    code = dict(zip(pieces[1::2], pieces[2::2], strict=True))
-    rows = []
-    for name, registers, stack, shared, local in _USAGE.findall(dump("--dump-resource-usage")):
-        sass = code.get(name, "")
-        rows.append(
-            {
-                "kernel": _short(name),
-                "registers": int(registers),
-                "stack": int(stack),
-                "shared": int(shared),
-                "local": int(local),
-                "spill_stores": len(re.findall(r"\bSTL\b", sass)),
-                "spill_loads": len(re.findall(r"\bLDL\b", sass)),
-                "tensor": {kind: count for kind in _TENSOR if (count := len(re.findall(rf"\b{kind}\b", sass)))},
-                "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", sass, flags=re.MULTILINE)),
-            }
-        )
-    return rows
-
-
-def _short(name: str) -> str:
-    """A mangled name as people write it, without namespaces and parameter types."""
-    filt = shutil.which("c++filt")
-    if filt and name.startswith("_Z"):
-        name = subprocess.run([filt, name], capture_output=True, text=True, check=True).stdout.strip()
-    name = re.sub(r"\(anonymous namespace\)::|illume_fast::cuda::|^void ", "", name)
-    return re.sub(r"\((?!anonymous).*\)$", "", name)
 
 
 def markdown(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """The rows as a table."""
-    lines = [
-        "| file | kernel | target | registers | shared, bytes | stack, bytes | spills, stores / loads | tensor |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """A line for each kernel and target: the most that any variant of it takes."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        tensor = ", ".join(f"{count} {kind}" for kind, count in row["tensor"].items()) or "-"
-        kernel = f"`{row['kernel']}`" + (f" {row['constants']}" if row.get("constants") else "")
-        spills = f"{row['spill_stores']} / {row['spill_loads']}"
-        cells = row["file"], kernel, row["target"], row["registers"], row["shared"], row["stack"], spills, tensor
+        constants = " ".join(f"{name}={value}" for name, value in row.get("constants", {}).items())
+        name = row["kernel"].split("<")[0]
+        groups.setdefault((row["file"], name, constants, row["target"]), []).append(row)
+    lines = [
+        "| file | kernel | target | variants | registers | static shared, bytes | spilled, bytes | tensor cores |",
+        "|---|---|---|--:|--:|--:|--:|---|",
+    ]
+    for (file, name, constants, target), group in sorted(groups.items()):
+        kinds = sorted({kind for row in group for kind in row["tensor"]})
+        cells = (
+            file,
+            f"`{name}`" + (f" {constants}" if constants else ""),
+            target,
+            len(group),
+            _span(row["registers"] for row in group),
+            _span(row["shared"] for row in group),
+            _span(row["stack"] + row["local"] for row in group),
+            ", ".join(f"{_span(row['tensor'].get(kind, 0) for row in group)} {kind}" for kind in kinds) or "none",
+        )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
+
+
+def _span(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def spilling(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """The kernels, with their targets, that keep something in local memory."""
+    return [
+        f"{row['kernel']} ({row['target']})"
+        for row in rows
+        if row["stack"] or row["local"] or row["spill_stores"] or row["spill_loads"]
+    ]
 
 
 def main() -> int:
@@ -229,27 +209,33 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     text = [
         "# GPU kernels as compiled\n",
-        "Compiled ahead of time by `python -m illume_fast.bench.static`; nothing ran.\n",
+        "By `python -m illume_fast.bench.static`, without a GPU: nothing ran. A line is a kernel for a target, with",
+        "what its variants (dtypes and sizes) take, from the least to the most; each is a row of the JSON. Shared",
+        "memory asked for at launch is counted for Triton alone. Of tensor-core instructions HGMMA are Hopper's own",
+        "(wgmma), HMMA those that every GPU since Ampere has (mma).\n",
     ]
-    for title, present, collect in (
-        ("CUDA C++", shutil.which("nvcc") and shutil.which("cuobjdump"), cuda_rows),
-        ("Triton", _has_triton(), triton_rows),
+    for title, reason, collect in (
+        ("CUDA C++", cuda_missing(), cuda_rows),
+        ("Triton", _triton_missing(), triton_rows),
     ):
-        if not present:
-            print(f"static: {title}: its compiler is not here, left out", file=sys.stderr)
+        if reason is not None:
+            print(f"static: {title} left out: {reason}", file=sys.stderr)
             continue
         rows = collect()
-        (out / f"{title.split()[0].lower()}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        text += [f"## {title}\n", *markdown(rows), ""]
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        (out / f"{title.split()[0].lower()}.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        spills = spilling(rows)
+        summary = f"{len(rows)} variants; " + (f"these spill: {', '.join(spills)}." if spills else "none spills.")
+        text += [f"## {title}\n", summary + "\n", *markdown(rows), ""]
     (out / "README.md").write_text("\n".join(text), encoding="utf-8")
     print(out / "README.md")
     return 0
 
 
-def _has_triton() -> bool:
+def _triton_missing() -> str | None:
     from illume_fast.kernels.triton import missing
 
-    return missing() is None
+    return missing() or (None if cubin.cuobjdump() else "its cuobjdump was not found")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from support import ROOT
 
+from illume_fast.bench import libraries
 from illume_fast.bench.case import Case
 from illume_fast.bench.cases import all_cases, select
 from illume_fast.bench.compare import regressions
@@ -60,6 +62,37 @@ def test_wrong_results_are_not_timed():
 
     with pytest.raises(RuntimeError, match="max: wrong"):
         run(tiny(refuse), seconds=0.01)
+
+
+def test_a_peer_that_fails_is_left_out_and_those_for_gpus_do_not_run_on_the_cpu(capsys):
+    def broken(x):
+        raise ImportError("no such kernel\nand more")
+
+    case = tiny(is_largest, gpu_peers={"of a GPU": broken})
+    case = replace(case, peers={"broken": broken, **case.peers})
+    assert [row["who"] for row in run(case, seconds=0.01)] == ["illume_fast", "sort", "amax"]
+    assert capsys.readouterr().out.split() == "left out: broken: ImportError: no such kernel".split()
+
+
+def test_peers_of_libraries_are_those_installed(monkeypatch):
+    monkeypatch.setattr(libraries, "find_spec", lambda module: None)
+    assert libraries.rms_norm(1e-6) == libraries.nearest_code() == libraries.linear_cross_entropy() == {}
+    monkeypatch.setattr(libraries, "find_spec", lambda module: module)
+    assert set(libraries.rms_norm(1e-6)) == {"FlashInfer", "Liger"}
+    assert set(libraries.nearest_code()) == {"flash-kmeans"}
+    assert set(libraries.paged_attention(1.0)) == {"FlashInfer"}
+
+
+def test_after_a_wrong_result_the_other_cases_are_timed(monkeypatch, capsys):
+    def refuse(result, x):
+        raise RuntimeError("max: 63 is wrong")
+
+    cases = [tiny(refuse), replace(tiny(is_largest), name="right")]
+    monkeypatch.setattr("illume_fast.bench.cases.all_cases", lambda curves: cases)
+    assert main(["bench", "--seconds", "0.01"]) == 1
+    printed = capsys.readouterr()
+    assert "wrong: max, 64: max: 63 is wrong" in printed.err
+    assert "amax" in printed.out
 
 
 def test_every_case_has_a_name_of_its_own_and_peers():

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from illume_fast.bench import libraries
 from illume_fast.bench.case import Case
 from illume_fast.ops import add_rms_norm, paged_attention, rms_norm, rope, swiglu, use_backend
 
@@ -61,6 +62,7 @@ def _rms_norm(rows: int, width: int, dtype: torch.dtype) -> Case:
             "Hugging Face": _hugging_face_norm,
             "torch.compile": _compiled(_hugging_face_norm),
         },
+        gpu_peers=libraries.rms_norm(EPS),
         check=_agrees(ours),
         bytes=2 * rows * width * dtype.itemsize,
     )
@@ -87,6 +89,7 @@ def _add_rms_norm(rows: int, width: int, dtype: torch.dtype) -> Case:
         make=lambda: (*(_randn(rows, width, dtype=dtype, seed=s) for s in (0, 1)), _randn(width, dtype=dtype)),
         ours=ours,
         peers={"Hugging Face": hugging_face, "torch.compile": _compiled(hugging_face)},
+        gpu_peers=libraries.add_rms_norm(EPS),
         check=check,
         bytes=4 * rows * width * dtype.itemsize,
     )
@@ -111,6 +114,7 @@ def _rope(tokens: int, query_heads: int, key_heads: int, size: int, dtype: torch
         make=make,
         ours=rope,
         peers={"Hugging Face": hugging_face, "torch.compile": _compiled(hugging_face)},
+        gpu_peers=libraries.rope(),
         check=_agrees(rope),
         bytes=2 * tokens * (query_heads + key_heads) * size * dtype.itemsize,
     )
@@ -126,6 +130,7 @@ def _swiglu(rows: int, width: int, dtype: torch.dtype) -> Case:
         make=lambda: tuple(_randn(rows, width, dtype=dtype, seed=s) for s in (0, 1)),
         ours=swiglu,
         peers={"torch": eager, "torch.compile": _compiled(eager)},
+        gpu_peers=libraries.swiglu(),
         check=_agrees(swiglu),
         bytes=3 * rows * width * dtype.itemsize,
     )
@@ -173,6 +178,7 @@ def _paged_attention(
         make=make,
         ours=ours,
         peers={"torch SDPA, no pages": sdpa, "gather + torch SDPA": gather},
+        gpu_peers={"torch.compile, gather + SDPA": _compiled(gather), **libraries.paged_attention(scale)},
         check=check,
         bytes=2 * batch * length * key_heads * size * dtype.itemsize,
         operations=4 * batch * length * query_heads * size,

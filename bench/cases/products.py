@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from illume_fast.bench import inputs
+from illume_fast.bench import inputs, libraries
 from illume_fast.bench.case import Case
 from illume_fast.ops import linear, linear_cross_entropy
 
@@ -62,6 +62,10 @@ def _loss(rows: int, size: int, codes: int, dtype: torch.dtype, ignored: float =
         make=lambda: inputs.hidden_states(rows, size, codes, dtype, ignored=ignored),
         ours=gradient(linear_cross_entropy),
         peers={"torch, all logits": gradient(plain)},
+        gpu_peers={
+            "torch.compile, all logits": gradient(torch.compile(plain, dynamic=False)),
+            **{name: gradient(loss) for name, loss in libraries.linear_cross_entropy().items()},
+        },
         check=check,
         bytes=dtype.itemsize * (2 * codes * size + 2 * rows * size),
         operations=6 * kept * size * codes,

@@ -1,13 +1,14 @@
 """Guidance, filters and the draw."""
 
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from illume_fast.bench import inputs
+from illume_fast.bench import inputs, libraries
 from illume_fast.bench.case import Case
 from illume_fast.ops import cfg_head_sample, cfg_sample, use_backend
 
@@ -15,6 +16,9 @@ GUIDANCE = 3.0
 
 
 def _hugging_face(top_k: int, top_p: float) -> Any:
+    """The draw of Hugging Face's processors; None where they are not installed."""
+    if find_spec("transformers") is None:
+        return None
     from transformers.generation.logits_process import (
         ClassifierFreeGuidanceLogitsProcessor,
         LogitsProcessorList,
@@ -63,6 +67,7 @@ def _compiled(top_k: int) -> Any:
 
 def _sample(rows: int, size: int, top_k: int, top_p: float, *, curve: tuple[str, str, int] | None = None) -> Case:
     settings = {"guidance": GUIDANCE, "top_k": top_k, "top_p": top_p, "seed": 1, "step": 2}
+    hugging_face = _hugging_face(top_k, top_p)
 
     def check(ids: Tensor, cond: Tensor, uncond: Tensor) -> None:
         with use_backend("reference"):
@@ -76,10 +81,11 @@ def _sample(rows: int, size: int, top_k: int, top_p: float, *, curve: tuple[str,
         make=lambda: inputs.logits(rows, size),
         ours=lambda cond, uncond: cfg_sample(cond, uncond, **settings),
         peers={
-            "Hugging Face processors + multinomial": _hugging_face(top_k, top_p),
+            **({"Hugging Face processors + multinomial": hugging_face} if hugging_face else {}),
             "torch topk + multinomial": _plain_torch(top_k, top_p),
             **({"torch.compile, without top-p": _compiled(top_k)} if top_k else {}),
         },
+        gpu_peers=libraries.cfg_sample(GUIDANCE, top_k, top_p),
         check=check,
         bytes=2 * 4 * rows * size,
         scale=curve,
@@ -115,9 +121,10 @@ def _head(rows: int, hidden: int, vocabulary: int, legal: tuple[int, int], dtype
         make=make,
         ours=lambda cond, uncond, weight: cfg_head_sample(cond, uncond, weight, legal, **settings),
         peers={
-            "whole head on both branches + Hugging Face": upstream,
+            **({"whole head on both branches + Hugging Face": upstream} if both_heads else {}),
             "only the product of the legal rows, torch": product,
         },
+        gpu_peers=libraries.cfg_head_sample(GUIDANCE, 2048, 0.8, legal),
         check=check,
         bytes=dtype.itemsize * hidden * (hi - lo),
         operations=2 * rows * hidden * (hi - lo),

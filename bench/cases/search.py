@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from illume_fast.bench import inputs
+from illume_fast.bench import inputs, libraries
 from illume_fast.bench.case import Case
 from illume_fast.ops import PackedCodebook, code_statistics, nearest_code
 
@@ -24,6 +24,9 @@ def _nearest(
         if worst > 1e-5:
             raise RuntimeError(f"nearest_code: a code is {worst:.1e} farther than the nearest")
 
+    def by_product(x: Tensor, book: Tensor, _: Any) -> Tensor:
+        return torch.addmm(book.square().sum(1), x, book.T, alpha=-2).argmin(1)
+
     return Case(
         op="nearest_code",
         name=f"{vectors} x {codes} x {size}" + ("" if kept else ", new codebook"),
@@ -32,8 +35,9 @@ def _nearest(
         ours=ours,
         peers={
             "torch.cdist + argmin": lambda x, book, _: torch.cdist(x, book).argmin(1),
-            "torch.addmm + argmin": lambda x, book, _: torch.addmm(book.square().sum(1), x, book.T, alpha=-2).argmin(1),
+            "torch.addmm + argmin": by_product,
         },
+        gpu_peers={"torch.compile": torch.compile(by_product, dynamic=False), **libraries.nearest_code()},
         outside={"faiss": ("faiss_search",), "faiss (threshold 20)": ("faiss_search", "20")},
         check=check,
         bytes=4 * (vectors + codes) * size,
@@ -49,7 +53,7 @@ def _statistics(vectors: int, codes: int, size: int) -> Case:
         return x, torch.randint(codes, (vectors,), generator=torch.Generator().manual_seed(0))
 
     def check(result: tuple[Tensor, Tensor], x: Tensor, ids: Tensor) -> None:
-        torch.testing.assert_close(result[1], torch.zeros(codes, size).index_add_(0, ids, x))
+        torch.testing.assert_close(result[1], x.new_zeros(codes, size).index_add_(0, ids, x))
 
     return Case(
         op="code_statistics",
@@ -59,7 +63,7 @@ def _statistics(vectors: int, codes: int, size: int) -> Case:
         peers={
             "torch index_add": lambda x, ids: (
                 torch.bincount(ids, minlength=codes),
-                torch.zeros(codes, size).index_add_(0, ids, x),
+                x.new_zeros(codes, size).index_add_(0, ids, x),
             ),
             "one-hot product": lambda x, ids: torch.nn.functional.one_hot(ids, codes).float().T @ x,
         },

@@ -34,7 +34,8 @@ struct Softmax {
     for_each_vector(count, [&](int64_t n, int64_t some) { top = max(top, masked(logits + n, some)); });
     const float best = max_lane(top);
     if (best > largest) {
-      mass *= exp(broadcast(base() - best))[0];
+      // the first logits may be so far below 0 that this would be 0 * inf
+      if (largest != kMinusInfinity) mass *= exp(broadcast(largest - best))[0];
       largest = best;
     }
     vf total{};

@@ -51,8 +51,9 @@ void backward(const T* grad, const T* gate, int64_t gate_stride, const T* up, in
       const vf dy = load_some(grad + packed + i, n);
       const vf x = load_some(g + i, n);
       const vf s = sigmoid(x);
-      put<kStream>(grad_gate + packed + i, dy * load_some(u + i, n) * s * (1.0f + x * (1.0f - s)), n);
-      put<kStream>(grad_up + packed + i, dy * x * s, n);
+      // dy last: its product with a large number is infinite, and s may be 0
+      put<kStream>(grad_gate + packed + i, dy * (load_some(u + i, n) * (s * (1.0f + x * (1.0f - s)))), n);
+      put<kStream>(grad_up + packed + i, dy * (x * s), n);
     });
   });
 }

@@ -6,7 +6,11 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+// What storage type T can tell apart: of a large x the quick exponential is off by more than a rounding of float32.
+template <typename T>
+__device__ inline float sigmoid(float x) {
+  return 1.0f / (1.0f + (std::is_same_v<T, float> ? expf(-x) : __expf(-x)));
+}
 
 // One thread handles N neighbouring elements of one row; 64-bit indices since rows * columns passes 2^31.
 template <typename T, int N>
@@ -23,7 +27,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int k = 0; k < N; ++k) {
     const float x = to_float(g.values[k]);
-    y.values[k] = from_float<T>(x * sigmoid(x) * to_float(u.values[k]));
+    y.values[k] = from_float<T>(x * sigmoid<T>(x) * to_float(u.values[k]));
   }
   *reinterpret_cast<V*>(out + i * N) = y;
 }
@@ -42,9 +46,10 @@ __global__ void __launch_bounds__(kThreads)
   V dg, du;
 #pragma unroll
   for (int k = 0; k < N; ++k) {
-    const float dy = to_float(d.values[k]), x = to_float(g.values[k]), s = sigmoid(x);
-    dg.values[k] = from_float<T>(dy * to_float(u.values[k]) * s * (1.0f + x * (1.0f - s)));
-    du.values[k] = from_float<T>(dy * x * s);
+    const float dy = to_float(d.values[k]), x = to_float(g.values[k]), s = sigmoid<T>(x);
+    // dy last: its product with a large number is infinite, and s may be 0
+    dg.values[k] = from_float<T>(dy * (to_float(u.values[k]) * (s * (1.0f + x * (1.0f - s)))));
+    du.values[k] = from_float<T>(dy * (x * s));
   }
   *reinterpret_cast<V*>(grad_gate + i * N) = dg;
   *reinterpret_cast<V*>(grad_up + i * N) = du;

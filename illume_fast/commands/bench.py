@@ -53,7 +53,7 @@ class Report:
 
 
 def bench(arguments: Sequence[str]) -> int:
-    """Run `illume-fast bench` with these arguments; the exit code, 1 if ours became slower than in --compare.
+    """Run `illume-fast bench` with these arguments; the exit code, 1 if a result was wrong or, with --compare, slower.
 
     Raises:
         InputError: an option or a file cannot be used.
@@ -109,10 +109,15 @@ def run_cases(options: Bench) -> int:
         f"{here['float32_GFLOP_per_s']:.0f} ({here['bfloat16_GFLOP_per_s']:.0f} in bfloat16) GFLOP/s\n"
     )
     print(f"{'median ms':>10} {'p20':>9} {'p80':>9} {'floor':>9} {'ratio':>7}")
-    after = []
+    after, wrong = [], False
     for case in cases:
         print(f"{case.op}: {case.name}", flush=True)
-        rows = run(case, options.seconds, device=options.device, backends=options.backend, peers=options.peer)
+        try:
+            rows = run(case, options.seconds, device=options.device, backends=options.backend, peers=options.peer)
+        except RuntimeError as error:  # the others can be timed all the same
+            print(f"wrong: {case.op}, {case.name}: {error}", file=sys.stderr)
+            wrong = True
+            continue
         after += rows
         if options.json is not None:
             with options.json.open("a", encoding="utf-8") as file:
@@ -124,7 +129,7 @@ def run_cases(options: Bench) -> int:
     slower = regressions(before, after)
     for line in slower:
         print(f"slower: {line}", file=sys.stderr)
-    return 1 if slower else 0
+    return 1 if slower or wrong else 0
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

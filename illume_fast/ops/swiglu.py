@@ -29,8 +29,9 @@ def swiglu_backward_reference(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[T
     """The gradients of `gate` and `up` from `grad`, that of the result."""
     dy, g = _widen(grad), _widen(gate)
     s = g.sigmoid()
-    grad_gate = dy * _widen(up) * s * (1 + g * (1 - s))
-    return grad_gate.to(gate.dtype).contiguous(), (dy * g * s).to(up.dtype).contiguous()
+    # dy last: its product with a large number is infinite, and s may be 0
+    grad_gate = dy * (_widen(up) * (s * (1 + g * (1 - s))))
+    return grad_gate.to(gate.dtype).contiguous(), (dy * (g * s)).to(up.dtype).contiguous()
 
 
 def _check(*tensors: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Random tensors of every kind that an op may meet, reproducible from a seed."""
 
 import torch
+from support import DEVICE
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -26,46 +27,68 @@ class Random:
         """One of them."""
         return options[self.number(0, len(options))]
 
-    def size(self, most: int = 300) -> int:
-        """A size, odd ones among them, 0 now and then."""
+    def size(self, most: int = 300, huge: int = 0) -> int:
+        """A size, odd ones among them, 0 now and then; one time in a hundred up to `huge`, where that is given."""
+        if huge and self.chance(0.01):
+            return self.number(most, huge + 1)
         return min(most, self.choice(SIZES))
+
+    def per_row(self, rows: int, options):
+        """One of the options for all rows, or now and then a tensor of one for each row."""
+        if self.chance(0.7):
+            return self.choice(options)
+        return torch.tensor([self.choice(options) for _ in range(rows)], dtype=torch.tensor(options).dtype).to(DEVICE)
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """int64 in [low, high)."""
         return torch.randint(low, high, shape, generator=self.gen)
 
-    def values(self, *shape: int, dtype: torch.dtype = torch.float32, special: bool = True) -> Tensor:
-        """Gaussian numbers of some scale, now and then with ties, zeros, subnormal numbers, NaN or infinities."""
+    def values(
+        self, *shape: int, dtype: torch.dtype = torch.float32, special: bool = True, written: bool = False
+    ) -> Tensor:
+        """Gaussian numbers of some scale, now and then with ties, zeros, subnormal numbers, NaN or infinities.
+
+        What will be `written` to has no two numbers in one place.
+        """
         x = torch.randn(shape, generator=self.gen)
-        scale = self.choice((1.0, 1.0, 1.0, 1e-3, 30.0, 1e-20, 1e18) if dtype != torch.float16 else (1.0, 1e-3, 30.0))
+        half = dtype == torch.float16
+        scale = self.choice((1.0, 1.0, 1.0, 1e-3, 30.0) if half else (1.0, 1.0, 1.0, 1e-3, 30.0, 1e-20, 1e18, 1e20))
         x = x * scale
         if self.chance(0.2):
             x = (x / scale).round() * scale
         if self.chance(0.1):
             x = torch.where(torch.rand(shape, generator=self.gen) < 0.5, 0.0, x)
         if self.chance(0.05):
-            x = x * (1e-40 / scale)
+            x = x * ((1e-6 if half else 1e-40) / scale)
+        if self.chance(0.1) and x.dim() > 1:  # rows of very different lengths
+            most = 3 if half else 20
+            powers = torch.rand((*shape[:-1], 1), generator=self.gen) * 2 * most - most
+            x = x / scale * 10**powers
         if special and x.numel() and self.chance(self.special):
             for _ in range(self.number(1, 4)):
                 where = self.number(0, x.numel())
                 x.view(-1)[where] = self.choice((float("nan"), float("inf"), float("-inf")))
+        if not written and self.chance(0.03) and x.dim() and x.shape[0]:  # every row the same memory
+            return x[:1].to(DEVICE, dtype).expand(shape)
         return self.laid_out(x.to(dtype))
 
     def laid_out(self, x: Tensor) -> Tensor:
-        """The same numbers in some layout: packed, a part of something larger, transposed or with a step."""
+        """The same numbers on the device in some layout: packed, part of something larger, transposed or stepped."""
+        x = x.to(DEVICE)
+        other = torch.nan if x.is_floating_point() else 1 << 30  # what must not be read
         kind = self.number(0, 5) if x.dim() else 0
         if kind == 1:
-            room = torch.full((x.shape[0] + 3, *x.shape[1:]), torch.nan, dtype=x.dtype)
+            room = torch.full((x.shape[0] + 3, *x.shape[1:]), other, dtype=x.dtype, device=DEVICE)
             room[2 : 2 + x.shape[0]] = x
             return room[2 : 2 + x.shape[0]]
         if kind == 2:
-            room = torch.full((*x.shape[:-1], x.shape[-1] + 5), torch.nan, dtype=x.dtype)
+            room = torch.full((*x.shape[:-1], x.shape[-1] + 5), other, dtype=x.dtype, device=DEVICE)
             room[..., 1 : 1 + x.shape[-1]] = x
             return room[..., 1 : 1 + x.shape[-1]]
         if kind == 3 and x.dim() > 1:
             return x.transpose(0, -1).contiguous().transpose(0, -1)
         if kind == 4:
-            room = torch.full((*x.shape[:-1], 2 * x.shape[-1]), torch.nan, dtype=x.dtype)
+            room = torch.full((*x.shape[:-1], 2 * x.shape[-1]), other, dtype=x.dtype, device=DEVICE)
             room[..., ::2] = x
             return room[..., ::2]
         return x

@@ -12,7 +12,17 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from illume_fast.kernels import native
-from illume_fast.ops import cfg_sample, linear, nearest_code, paged_attention, rms_norm, swiglu
+from illume_fast.ops import (
+    cfg_sample,
+    code_statistics,
+    linear,
+    linear_cross_entropy,
+    nearest_code,
+    paged_attention,
+    rms_norm,
+    rope,
+    swiglu,
+)
 
 pytestmark = pytest.mark.skipif(native.missing is not None, reason=str(native.missing))
 
@@ -27,6 +37,7 @@ def calls():
     wide, weight = randn(40, 1000, seed=3), randn(1000, seed=4)
     pages, table = randn(12, 16, 2, 32, seed=5), torch.arange(12, dtype=torch.int32).view(2, 6)
     lengths = torch.tensor([90, 33], dtype=torch.int32)
+    heads, angles = randn(50, 8, 64, seed=7), randn(50, 32, seed=8)
     return {
         "nearest_code": lambda: nearest_code(x, codes),
         "cfg_sample": lambda: cfg_sample(
@@ -35,6 +46,9 @@ def calls():
         "linear": lambda: linear(x[:7], codes),
         "rms_norm": lambda: rms_norm(wide, weight, 1e-6),
         "swiglu": lambda: swiglu(wide, wide.flip(0)),
+        "rope": lambda: rope(heads, heads, angles.cos(), angles.sin())[0],
+        "code_statistics": lambda: code_statistics(wide, torch.arange(40) % 7, 9)[1],
+        "linear_cross_entropy": lambda: linear_cross_entropy(x, codes, torch.arange(300), reduction="none"),
         "paged_attention": lambda: paged_attention(randn(2, 8, 32, seed=6), pages, pages, table, lengths, 0.2),
     }
 
@@ -69,17 +83,17 @@ def test_other_threads_run_while_a_kernel_does():
     assert turns >= 3, "nothing else ran while nearest_code did"
 
 
-class Searched(Dataset):
-    """Answers a row's nearest code in the worker that was asked for it."""
+class Called(Dataset):
+    """Calls an op in the worker that was asked for it."""
 
     def __init__(self):
-        self.x, self.codes = randn(12, 8), randn(700, 8, seed=1)
+        self.calls = list(calls().values())
 
     def __len__(self):
-        return len(self.x)
+        return 4 * len(self.calls)
 
     def __getitem__(self, i):
-        return nearest_code(self.x[i], self.codes)
+        return self.calls[i % len(self.calls)]()
 
 
 def test_a_forked_process_does_not_wait_for_threads_that_stayed_behind():
@@ -102,7 +116,10 @@ def test_a_forked_process_does_not_wait_for_threads_that_stayed_behind():
 
 
 def test_forked_workers_of_a_data_loader_can_call_the_kernels():
-    data = Searched()
-    nearest_code(randn(2000, 8), data.codes)  # the parent's threads exist before the fork
-    loader = DataLoader(data, batch_size=4, num_workers=2, multiprocessing_context="fork", timeout=60)
-    assert torch.equal(torch.cat(list(loader)), nearest_code(data.x, data.codes))
+    data = Called()
+    expected = [data[i] for i in range(len(data))]  # the parent's threads exist before the fork
+    loader = DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context="fork", timeout=60, collate_fn=list)
+    for _ in range(2):  # a second epoch forks again
+        got = [result for batch in loader for result in batch]
+        assert len(got) == len(expected)
+        assert all(map(torch.equal, got, expected))

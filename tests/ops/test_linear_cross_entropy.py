@@ -126,6 +126,17 @@ def test_huge_and_special_logits():
         assert not losses[3:].isfinite().any()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("codes", [1, 40, 700])
+def test_logits_far_below_zero(backend, codes):
+    x, weight = -1000 * torch.ones(3, 2, device=DEVICE), torch.ones(codes, 2, device=DEVICE)
+    labels = torch.arange(3, device=DEVICE) % codes
+    skip_unless_runs(linear_cross_entropy_op, backend, x, weight, labels, IGNORED)
+    with use_backend(backend):
+        losses = linear_cross_entropy(x, weight, labels, reduction="none")
+    torch.testing.assert_close(losses.cpu(), torch.full((3,), float(codes)).log(), rtol=1e-3, atol=1e-3)
+
+
 def test_labels_out_of_range_are_named():
     x, weight, labels = (a.cpu() for a in inputs(6, 7, 5, torch.float32, ignored=0.0))
     for wrong in (7, -1):

@@ -72,6 +72,17 @@ def test_special_values(isa, dtype):
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, equal_nan=True)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_of_saturated_gates(backend):
+    gate = torch.tensor([-1e20, -1e20, 1e20, -200.0], device=DEVICE)
+    up, grad = torch.full_like(gate, 1e20), torch.tensor([1e20, -3e37, 0.5, 1e25], device=DEVICE)
+    skip_unless_runs(swiglu_backward, backend, grad, gate, up)
+    with use_backend(backend):
+        of_gate, of_up = swiglu_backward(grad, gate, up)
+    torch.testing.assert_close(of_gate.cpu(), torch.tensor([0.0, 0.0, 5e19, 0.0]))
+    torch.testing.assert_close(of_up.cpu(), torch.tensor([0.0, 0.0, 5e19, 0.0]))
+
+
 @given(
     leading=st.lists(st.integers(0, 3), max_size=2),
     columns=st.integers(0, 70),
