@@ -3,6 +3,7 @@
 20 000 calls in the quick suite, a million in `make test-all`.
 """
 
+import ctypes
 import gc
 import os
 import threading
@@ -20,6 +21,7 @@ from illume_fast.ops import (
     cfg_head_sample,
     cfg_sample,
     code_statistics,
+    codebook_ema,
     cross_entropy_within_ranges,
     decode_attention,
     linear,
@@ -29,12 +31,14 @@ from illume_fast.ops import (
     paged_attention,
     paged_prefill_attention,
     qkv_linear,
+    quantize,
     rms_norm,
     rope,
     swiglu,
     swiglu_linear,
 )
 
+C = ctypes.CDLL(None)
 STATUS = Path("/proc/self/statm")
 pytestmark = pytest.mark.skipif(not STATUS.exists(), reason="reads the memory of the process from /proc")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -42,7 +46,10 @@ ALLOWED_BYTES = 8 << 20  # an allocator keeps some; 20 000 calls that lose 512 b
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Bytes of this process in memory, but for what it has freed: that would hide what is lost later."""
+    gc.collect()
+    if hasattr(C, "malloc_trim"):
+        C.malloc_trim(0)
     return int(STATUS.read_text().split()[1]) * PAGE_BYTES
 
 
@@ -55,11 +62,9 @@ def assert_steady(call, calls: int) -> None:
     """`call()` leaves neither memory nor threads behind; the first fifth of the calls may fill caches."""
     for _ in range(calls // 5):
         call()
-    gc.collect()
     memory, threads, python_threads = resident(), native_threads(), threading.active_count()
     for _ in range(calls):
         call()
-    gc.collect()
     grown = resident() - memory
     assert grown <= ALLOWED_BYTES, f"{grown} bytes more after {calls} calls, {grown / calls:.1f} each"
     assert native_threads() == threads
@@ -86,7 +91,7 @@ def good_calls():
     pages, table = [randn(6, 4, 2, 16, seed=s) for s in (4, 5)], torch.arange(6, dtype=torch.int32).view(2, 3)
     row, position = torch.tensor([0, 1]), torch.tensor([5, 9])
     k, angles = randn(2, 2, 16), randn(2, 8)
-    packed = PackedCodebook(codes)
+    packed, averages = PackedCodebook(codes), (torch.ones(6), randn(6, 16), randn(6, 16))
 
     def backward(loss):
         torch.autograd.grad(loss.sum(), [t for t in (leaf, head) if t.requires_grad], allow_unused=True)
@@ -119,6 +124,8 @@ def good_calls():
         lambda: backward(rms_norm(leaf, head[0], 1e-6)),
         lambda: backward(linear(leaf, head)),
         lambda: backward(swiglu_linear(leaf, head, head)),
+        lambda: codebook_ema(many, labels.repeat(50), *averages),
+        lambda: backward(sum(part.sum() for part in quantize(leaf, head, labels, "rotation"))),
     ]
 
 
