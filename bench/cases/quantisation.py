@@ -79,8 +79,8 @@ def _ema(vectors: int, codes: int, size: int) -> Case:
         return x, ids, torch.ones(codes), book.clone(), book
 
     def plain(x: Tensor, ids: Tensor, counts: Tensor, sums: Tensor, book: Tensor) -> None:
-        counts.lerp_(torch.bincount(ids, minlength=codes).float(), 1 - DECAY)
-        sums.lerp_(torch.zeros_like(sums).index_add_(0, ids, x), 1 - DECAY)
+        counts.mul_(DECAY).add_(torch.bincount(ids, minlength=codes), alpha=1 - DECAY)
+        sums.mul_(DECAY).index_add_(0, ids, x, alpha=1 - DECAY)
         total = counts.sum()
         book.copy_(sums / ((counts + EPS) * (total / (total + codes * EPS)))[:, None])
 
