@@ -15,11 +15,12 @@ constexpr int64_t kGrain = 1 << 19;
 // items a thread should have so that unequal ones even out; with fewer, items are split into chunks
 constexpr int64_t kItems = 3;
 
-// Items, a block and some heads each, are handed out one by one; what each thread gets does not matter. A is an Attention.
+// Items, a block and `some` heads each, are handed out one by one; what each thread gets does not matter. A is an
+// Attention.
 template <typename A>
-void run_items(const Problem& p, const std::vector<Block>& blocks, int threads) {
+void run_items(const Problem& p, const std::vector<Block>& blocks, int64_t some, int threads) {
   const A attention(p);
-  const int64_t heads = p.cache.heads, some = p.heads_at_once(), groups = (heads + some - 1) / some;
+  const int64_t heads = p.cache.heads, groups = (heads + some - 1) / some;
   const int64_t items = static_cast<int64_t>(blocks.size()) * groups, size = Scratch::floats(p);
   Memory memory(size * threads);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
@@ -112,11 +113,13 @@ int64_t paged_attention(DType dtype, Heads q, const PagedCache& cache, Indices r
     longest = most(longest, block.longest);
   }
   const int threads = static_cast<int>(least(available_threads(), work / (kGrain * (threads_sleep() ? 4 : 1)) + 1));
-  const int64_t items = static_cast<int64_t>(blocks.size()) * cache.heads / problem.heads_at_once();
+  const int64_t items = static_cast<int64_t>(blocks.size()) * cache.heads, together = problem.heads_at_once();
   const auto run = [&](auto attention) {
     using A = typename decltype(attention)::Type;
-    if (threads == 1 || items >= kItems * threads || longest <= kChunk) {
-      run_items<A>(problem, blocks, threads);
+    if (threads == 1 || items >= kItems * threads * together) {
+      run_items<A>(problem, blocks, together, threads);
+    } else if (items >= kItems * threads || longest <= kChunk) {
+      run_items<A>(problem, blocks, 1, threads);
     } else {
       run_chunks<A>(problem, blocks, threads);
     }
