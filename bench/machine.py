@@ -48,8 +48,9 @@ def multiply_rate(rounded: bool = False, device: str = "cpu") -> float:
 
 
 def _best(call: Callable[[], Any], device: str) -> float:
-    times = []
-    for _ in range(20):
+    """Seconds of the fastest call in half a second, at least 20: others may hold up the machine for a while."""
+    times: list[float] = []
+    while len(times) < 20 or sum(times) < 0.5:
         start = time.perf_counter()
         call()
         if device != "cpu":
