@@ -46,7 +46,7 @@ int64_t codebook_ema(DType dtype, const void* x, int64_t stride, const int64_t* 
     const Rows<T> of_x{static_cast<const T*>(x), stride, nullptr};
     with_dtype(codebook_dtype, [=](auto code_tag) {
       using C = decltype(code_tag);
-      parallel_for(codes, kGrain / per_code + 1, [=](int64_t begin, int64_t end) {
+      parallel_for(codes, grain_of(kGrain, per_code), [=](int64_t begin, int64_t end) {
         for (int64_t k = begin; k < end; ++k) {
           const double smoothed = (static_cast<double>(counts[k]) + eps) * share;
           update_code(of_x, by_code, k, smoothed, sums, static_cast<C*>(codebook), decay, size);

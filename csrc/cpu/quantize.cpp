@@ -30,7 +30,7 @@ template <typename T, typename C, typename F>
 void for_each_row(const Quantized& q, F&& f) {
   const T* x = static_cast<const T*>(q.x);
   const C* codebook = static_cast<const C*>(q.codebook);
-  parallel_for(q.rows, kGrain / (q.size + 1) + 1, [&](int64_t begin, int64_t end) {
+  parallel_for(q.rows, grain_of(kGrain, q.size), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       if (row + kAhead < end) {
         const C* next = codebook + q.ids[row + kAhead] * q.size;
@@ -109,7 +109,7 @@ void codebook_gradient(const Quantized& q, const float* error_grad, const ByCode
   const Rows<T> of_x{static_cast<const T*>(q.x), q.stride, error_grad};
   const int64_t per_code = (q.rows / (q.codes + 1) + 1) * (q.size + 1);
   // a code belongs to one thread, so its gradient is the same however many there are
-  parallel_for(q.codes, kGrain / per_code + 1, [=](int64_t begin, int64_t end) {
+  parallel_for(q.codes, grain_of(kGrain, per_code), [=](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       const C* code = static_cast<const C*>(q.codebook) + k * q.size;
       C* to = grad_codebook + k * q.size;

@@ -1,5 +1,7 @@
 """Attention of a decoding step: rotary positions, the append to the cache, and attention over it, in one call."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -78,22 +80,11 @@ def _check(
         raise RuntimeError(f"{op}: {shape[0]} tokens, but page_table has {page_table.shape[0]} rows")
 
 
-def _run_cpu(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    positions: Tensor,
-    scale: float,
-) -> Tensor:
-    out, bad = cpu.run(q, k, v, cos, sin, k_pages, v_pages, page_table, positions, scale)
+def _run_cpu(*arguments: Any) -> Tensor:
+    out, bad = cpu.run(*arguments)
     if bad >= 0:
-        rows = torch.arange(len(q))
-        raise_out_of_range("decode_attention", k_pages, page_table, rows, positions, bad)
+        k_pages, _, page_table, positions, _ = arguments[5:]
+        raise_out_of_range("decode_attention", k_pages, page_table, torch.arange(len(out)), positions, bad)
     return out
 
 
