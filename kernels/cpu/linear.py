@@ -17,8 +17,8 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return out
     if weight.shape[1] == 0:
         return _constant(out, bias)
-    x = in_rows(x)
-    native._C.linear(*_input(x), *_layer(weight := in_rows(weight), bias := _packed(bias), out))
+    x, weight, bias = in_rows(x), in_rows(weight), _packed(bias)
+    native._C.linear(*_input(x), *_layer(weight, bias, out))
     return out
 
 
@@ -31,9 +31,9 @@ def run_qkv(
     k_bias: Tensor | None,
     v_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = (_output(x, weight) for weight in (q_weight, k_weight, v_weight))
     if x.numel() == 0:
         return run(x, q_weight, q_bias), run(x, k_weight, k_bias), run(x, v_weight, v_bias)
+    q, k, v = _output(x, q_weight), _output(x, k_weight), _output(x, v_weight)
     x, q_weight, k_weight, v_weight = in_rows(x), in_rows(q_weight), in_rows(k_weight), in_rows(v_weight)
     q_bias, k_bias, v_bias = _packed(q_bias), _packed(k_bias), _packed(v_bias)
     native._C.qkv_linear(
