@@ -4,6 +4,11 @@ import torch
 from torch import Tensor
 
 
+def randn(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    """Gaussian numbers, drawn in float32."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
 def logits(rows: int, size: int, dtype: torch.dtype = torch.float32, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Two branches of logits [rows, size] that agree in part, as those of guidance do."""
     gen = torch.Generator().manual_seed(seed)

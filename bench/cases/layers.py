@@ -9,21 +9,12 @@ from torch import Tensor
 
 from illume_fast.bench import libraries
 from illume_fast.bench.case import Case
+from illume_fast.bench.checks import near
+from illume_fast.bench.inputs import randn
 from illume_fast.ops import add_rms_norm, paged_attention, rms_norm, rope, swiglu, use_backend
 
 EPS = 1e-6
 PAGE = 16
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2}
-
-
-def _randn(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def _near(op: str, actual: Tensor, expected: Tensor) -> None:
-    error = float((actual.double() - expected.double()).abs().max() / expected.double().abs().max())
-    if not error <= TOLERANCE[actual.dtype]:
-        raise RuntimeError(f"{op}: relative error {error:.1e}, at most {TOLERANCE[actual.dtype]:.1e} allowed")
 
 
 def _agrees(op: Callable[..., Any]) -> Callable[..., None]:
@@ -33,7 +24,7 @@ def _agrees(op: Callable[..., Any]) -> Callable[..., None]:
         with use_backend("reference"):
             expected = op(*(x.double() for x in inputs))
         for a, e in zip(*((r if isinstance(r, tuple) else (r,)) for r in (result, expected)), strict=True):
-            _near("bench", a, e)
+            near("bench", a, e)
 
     return check
 
@@ -55,7 +46,7 @@ def _rms_norm(rows: int, width: int, dtype: torch.dtype) -> Case:
     return Case(
         op="rms_norm",
         name=f"{rows} x {width}, {dtype}",
-        make=lambda: (_randn(rows, width, dtype=dtype), 1 + 0.1 * _randn(width, dtype=dtype)),
+        make=lambda: (randn(rows, width, dtype=dtype), 1 + 0.1 * randn(width, dtype=dtype)),
         ours=ours,
         peers={
             "F.rms_norm": lambda x, weight: F.rms_norm(x, (width,), weight, EPS),
@@ -81,12 +72,12 @@ def _add_rms_norm(rows: int, width: int, dtype: torch.dtype) -> Case:
         if not torch.equal(result[1], x + residual):
             raise RuntimeError("add_rms_norm: the sum differs from x + residual")
         with use_backend("reference"):
-            _near("add_rms_norm", result[0], rms_norm(result[1].double(), weight.double(), EPS))
+            near("add_rms_norm", result[0], rms_norm(result[1].double(), weight.double(), EPS))
 
     return Case(
         op="add_rms_norm",
         name=f"{rows} x {width}, {dtype}",
-        make=lambda: (*(_randn(rows, width, dtype=dtype, seed=s) for s in (0, 1)), _randn(width, dtype=dtype)),
+        make=lambda: (*(randn(rows, width, dtype=dtype, seed=s) for s in (0, 1)), randn(width, dtype=dtype)),
         ours=ours,
         peers={"Hugging Face": hugging_face, "torch.compile": _compiled(hugging_face)},
         gpu_peers=libraries.add_rms_norm(EPS),
@@ -98,7 +89,7 @@ def _add_rms_norm(rows: int, width: int, dtype: torch.dtype) -> Case:
 def _rope(tokens: int, query_heads: int, key_heads: int, size: int, dtype: torch.dtype) -> Case:
     def make() -> tuple[Tensor, ...]:
         angles = torch.rand(tokens, size // 2, generator=torch.Generator().manual_seed(2)) * 6
-        q, k = (_randn(tokens, heads, size, dtype=dtype, seed=heads) for heads in (query_heads, key_heads))
+        q, k = (randn(tokens, heads, size, dtype=dtype, seed=heads) for heads in (query_heads, key_heads))
         return q, k, angles.cos(), angles.sin()
 
     def hugging_face(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,7 +118,7 @@ def _swiglu(rows: int, width: int, dtype: torch.dtype) -> Case:
     return Case(
         op="swiglu",
         name=f"{rows} x {width}, {dtype}",
-        make=lambda: tuple(_randn(rows, width, dtype=dtype, seed=s) for s in (0, 1)),
+        make=lambda: tuple(randn(rows, width, dtype=dtype, seed=s) for s in (0, 1)),
         ours=swiglu,
         peers={"torch": eager, "torch.compile": _compiled(eager)},
         gpu_peers=libraries.swiglu(),
@@ -153,9 +144,9 @@ def _paged_attention(
     def make() -> tuple[Tensor, ...]:
         pages = -(-length // PAGE)
         table = torch.randperm(batch * pages, generator=torch.Generator().manual_seed(1)).view(batch, pages).int()
-        k, v = (_randn(batch * pages, PAGE, key_heads, size, dtype=dtype, seed=s) for s in (2, 3))
+        k, v = (randn(batch * pages, PAGE, key_heads, size, dtype=dtype, seed=s) for s in (2, 3))
         together = [p[table.long()].flatten(1, 2)[:, :length].transpose(1, 2).contiguous() for p in (k, v)]
-        q = _randn(batch, query_heads, size, dtype=dtype)
+        q = randn(batch, query_heads, size, dtype=dtype)
         return q, k, v, table, torch.full((batch,), length, dtype=torch.int32), *together
 
     def ours(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tensor, *together: Tensor) -> Tensor:
@@ -170,7 +161,7 @@ def _paged_attention(
 
     def check(result: Tensor, *inputs: Tensor) -> None:
         exact = [x.double() if x.is_floating_point() else x for x in inputs]
-        _near("paged_attention", result, sdpa(*exact))
+        near("paged_attention", result, sdpa(*exact))
 
     return Case(
         op="paged_attention",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from illume_fast.bench import inputs, libraries
 from illume_fast.bench.case import Case
+from illume_fast.bench.checks import near
 from illume_fast.ops import linear, linear_cross_entropy
 
 
@@ -17,9 +18,7 @@ def _linear(
 ) -> Case:
     def check(result: Tensor, x: Tensor, weight: Tensor) -> None:
         expected = x.double() @ weight.double().T
-        error = float((result.double() - expected).abs().max() / expected.abs().max())
-        if not error < (1e-5 if dtype == torch.float32 else 1.6e-2):
-            raise RuntimeError(f"linear: relative error {error:.1e}")
+        near("linear", result, expected)
 
     return Case(
         op="linear",
@@ -51,9 +50,7 @@ def _loss(rows: int, size: int, codes: int, dtype: torch.dtype, ignored: float =
     def check(result: Tensor, *arguments: Tensor) -> None:
         x, weight, labels = arguments
         expected = gradient(plain)(x.float(), weight.float(), labels)
-        error = float((result.float() - expected).abs().max() / expected.abs().max())
-        if not error < (1e-4 if dtype == torch.float32 else 2e-2):
-            raise RuntimeError(f"linear_cross_entropy: relative error {error:.1e} of the gradient")
+        near("linear_cross_entropy, gradient", result, expected, 1e-4 if dtype == torch.float32 else 2e-2)
 
     kept = round(rows * (1 - ignored))
     return Case(

@@ -112,7 +112,7 @@ int64_t paged_attention(DType dtype, Heads q, const PagedCache& cache, Indices r
     work += 2 * block.count * block.longest * q.count * cache.size;
     longest = most(longest, block.longest);
   }
-  const int threads = static_cast<int>(least(available_threads(), work / (kGrain * (threads_sleep() ? 4 : 1)) + 1));
+  const int threads = static_cast<int>(least(available_threads(), work / worth_waking(kGrain) + 1));
   const int64_t items = static_cast<int64_t>(blocks.size()) * cache.heads, together = problem.heads_at_once();
   const auto run = [&](auto attention) {
     using A = typename decltype(attention)::Type;

@@ -17,8 +17,11 @@ namespace illume_fast::ILLUME_FAST_ISA_NS {
 // Threads that a kernel called here may use.
 inline int64_t available_threads() { return omp_in_parallel() || forked() ? 1 : omp_get_max_threads(); }
 
-// Units that a thread should have to be worth waking: `work` in all, where a unit takes `per_unit`.
-inline int64_t grain_of(int64_t work, int64_t per_unit) { return work * (threads_sleep() ? 4 : 1) / (per_unit + 1) + 1; }
+// What a thread should have to do to be worth waking, where `work` is enough for one that is awake.
+inline int64_t worth_waking(int64_t work) { return threads_sleep() ? 4 * work : work; }
+
+// The same in units that take `per_unit` each.
+inline int64_t grain_of(int64_t work, int64_t per_unit) { return worth_waking(work) / (per_unit + 1) + 1; }
 
 // Calls f(begin, end) on contiguous parts of [0, n), one part a thread, each of at least `grain` indices; small work runs
 // on the calling thread alone. f must not throw.

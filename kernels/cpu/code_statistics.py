@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels import native
+from illume_fast.kernels.cpu.rms_norm import in_rows
 
 
 def declines(x: Tensor, ids: Tensor, K: int) -> str | None:
@@ -14,9 +15,7 @@ def run(x: Tensor, ids: Tensor, K: int) -> tuple[Tensor, Tensor]:
     rows, size = x.shape
     counts = torch.empty(K, dtype=torch.float32)
     sums = torch.empty(K, size, dtype=torch.float32)
-    if rows and size > 1 and x.stride(1) != 1:
-        x = x.contiguous()
-    ids = ids.contiguous()
+    x, ids = in_rows(x), ids.contiguous()
     ends = torch.empty(K, dtype=torch.int64)
     order = torch.empty(rows, dtype=torch.int64)
     bad = native._C.code_statistics(

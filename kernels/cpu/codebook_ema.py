@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels import native
+from illume_fast.kernels.cpu.rms_norm import in_rows
 
 
 def declines(
@@ -16,9 +17,7 @@ def declines(
 
 def run(x: Tensor, ids: Tensor, counts: Tensor, sums: Tensor, codebook: Tensor, decay: float, eps: float) -> None:
     (rows, size), codes = x.shape, len(codebook)
-    if rows and size > 1 and x.stride(1) != 1:
-        x = x.contiguous()
-    ids = ids.contiguous()
+    x, ids = in_rows(x), ids.contiguous()
     ends = torch.empty(codes, dtype=torch.int64)
     order = torch.empty(rows, dtype=torch.int64)
     bad = native._C.codebook_ema(

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from illume_fast.kernels import native
 from illume_fast.kernels.cpu.paged_append import cache_arguments, declines_pages, packed_heads, packed_table
+from illume_fast.kernels.cpu.rope import heads_arguments
 
 
 def declines(
@@ -35,16 +36,10 @@ def run(
     )
     bad = native._C.decode_attention(
         native.DTYPE_CODES[q.dtype],
-        q.data_ptr(),
-        q.stride(0),
-        q.stride(1),
+        *heads_arguments(q),
         q.shape[1],
-        k.data_ptr(),
-        k.stride(0),
-        k.stride(1),
-        v.data_ptr(),
-        v.stride(0),
-        v.stride(1),
+        *heads_arguments(k),
+        *heads_arguments(v),
         cos.data_ptr(),
         sin.data_ptr(),
         *cache_arguments(k_pages, v_pages, page_table),

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels import native
+from illume_fast.kernels.cpu.rope import heads_arguments
 
 
 def declines(
@@ -53,12 +54,8 @@ def append(
     rows, positions = rows.contiguous(), positions.contiguous()
     return native._C.paged_append(
         native.DTYPE_CODES[k.dtype],
-        k.data_ptr(),
-        k.stride(0),
-        k.stride(1),
-        v.data_ptr(),
-        v.stride(0),
-        v.stride(1),
+        *heads_arguments(k),
+        *heads_arguments(v),
         *cache_arguments(k_pages, v_pages, page_table),
         rows.data_ptr(),
         rows.dtype is torch.int64,

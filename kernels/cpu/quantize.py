@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels import native
+from illume_fast.kernels.cpu.rms_norm import in_rows
 
 
 def declines(x: Tensor, codebook: Tensor) -> str | None:
@@ -15,9 +16,7 @@ def declines(x: Tensor, codebook: Tensor) -> str | None:
 def _arguments(x: Tensor, codebook: Tensor, ids: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """(tensors to keep until the kernel has run, what it is told of them)."""
     codes, size = codebook.shape
-    rows = x.reshape(ids.numel(), size)
-    if size > 1 and rows.stride(1) != 1:
-        rows = rows.contiguous()
+    rows = in_rows(x.reshape(ids.numel(), size))
     codebook, ids = codebook.contiguous(), ids.contiguous()
     told = (
         native.DTYPE_CODES[x.dtype],

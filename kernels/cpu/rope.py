@@ -17,6 +17,11 @@ def in_tokens(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
 
+def heads_arguments(x: Tensor) -> tuple[int, int, int]:
+    """Where packed heads [T, heads, D] lie, in the order of `Heads` in csrc/include."""
+    return x.data_ptr(), x.stride(0), x.stride(1)
+
+
 def forward(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     q_out = torch.empty_like(q, memory_format=torch.contiguous_format)
     k_out = torch.empty_like(k, memory_format=torch.contiguous_format)
@@ -26,13 +31,9 @@ def forward(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Ten
     half = cos.shape[-1]
     native._C.rope(
         native.DTYPE_CODES[q.dtype],
-        q.data_ptr(),
-        q.stride(0),
-        q.stride(1),
+        *heads_arguments(q),
         q.shape[1],
-        k.data_ptr(),
-        k.stride(0),
-        k.stride(1),
+        *heads_arguments(k),
         k.shape[1],
         cos.data_ptr(),
         sin.data_ptr(),

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from illume_fast.kernels import native
 from illume_fast.kernels.cpu.paged_append import cache_arguments, declines_pages, packed_heads, packed_table
+from illume_fast.kernels.cpu.rope import heads_arguments
 
 
 def declines(
@@ -24,12 +25,8 @@ def append(
     with torch.cuda.device(k.device):
         code = native._C.cuda_paged_append(
             native.DTYPE_CODES[k.dtype],
-            k.data_ptr(),
-            k.stride(0),
-            k.stride(1),
-            v.data_ptr(),
-            v.stride(0),
-            v.stride(1),
+            *heads_arguments(k),
+            *heads_arguments(v),
             *cache_arguments(k_pages, v_pages, page_table),
             rows.data_ptr(),
             rows.dtype is torch.int64,

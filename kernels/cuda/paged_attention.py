@@ -5,6 +5,7 @@ from torch import Tensor
 
 from illume_fast.kernels import native
 from illume_fast.kernels.cpu.paged_append import cache_arguments, declines_pages, packed_heads, packed_table
+from illume_fast.kernels.cpu.rope import heads_arguments
 
 
 def declines(q: Tensor, k_pages: Tensor, v_pages: Tensor, *rest: Tensor | float) -> str | None:
@@ -38,9 +39,7 @@ def attend(
     with torch.cuda.device(q.device):
         code = native._C.cuda_paged_attention(
             native.DTYPE_CODES[q.dtype],
-            q.data_ptr(),
-            q.stride(0),
-            q.stride(1),
+            *heads_arguments(q),
             query_heads,
             *cache_arguments(k_pages, v_pages, page_table),
             0 if rows is None else rows.data_ptr(),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels import native
-from illume_fast.kernels.cpu.rope import in_tokens
+from illume_fast.kernels.cpu.rope import heads_arguments, in_tokens
 
 
 def declines(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> str | None:
@@ -21,13 +21,9 @@ def forward(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Ten
     with torch.cuda.device(q.device):
         code = native._C.cuda_rope(
             native.DTYPE_CODES[q.dtype],
-            q.data_ptr(),
-            q.stride(0),
-            q.stride(1),
+            *heads_arguments(q),
             q.shape[1],
-            k.data_ptr(),
-            k.stride(0),
-            k.stride(1),
+            *heads_arguments(k),
             k.shape[1],
             cos.data_ptr(),
             sin.data_ptr(),
