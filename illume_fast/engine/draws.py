@@ -15,6 +15,7 @@ from torch import Tensor
 
 from illume_fast.engine.plan import Site
 from illume_fast.engine.scheduler import Row
+from illume_fast.model.head import Head
 from illume_fast.ops.cfg_head_sample import cfg_head_sample
 from illume_fast.ops.cfg_sample import cfg_sample
 from illume_fast.ops.linear import linear
@@ -82,7 +83,7 @@ class Draws:
         self.offset = np.array([starts[id(row.request.plan)] for row in self.rows], np.int64)
         self.left = np.array([len(row.request.plan.draws) for row in self.rows], np.int64) - self.drawn
 
-    def draw(self, hidden: Tensor, head: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
+    def draw(self, hidden: Tensor, head: Head) -> tuple[Tensor, NDArray[np.int64]]:
         """One draw per row: ids int64[R], and the step of its answer each row stands at, int64[R]."""
         at = self.offset + self.drawn
         step = self.steps[at]
@@ -106,7 +107,7 @@ class Draws:
         for row, drawn in zip(self.rows, self.drawn.tolist(), strict=True):
             row.drawn = drawn
 
-    def _sample(self, group: Group, hidden: Tensor, head: Tensor, step: NDArray[np.int64]) -> Tensor:
+    def _sample(self, group: Group, hidden: Tensor, head: Head, step: NDArray[np.int64]) -> Tensor:
         steps = self._tensor(step[group.members])
         settings = {
             "temperature": group.temperature,
@@ -116,17 +117,21 @@ class Draws:
             "seed": group.seed,
             "step": steps,
         }
+        if head.prepare is not None:
+            hidden = head.prepare(hidden)
         conditional = hidden.index_select(0, group.conditional)
         unconditional = None if group.unconditional is None else hidden.index_select(0, group.unconditional)
         guidance = 1.0 if unconditional is None else group.guidance
         if len(group.ranges) == 1:
-            return cfg_head_sample(conditional, unconditional, head, group.ranges[0], guidance=guidance, **settings)
+            return cfg_head_sample(
+                conditional, unconditional, head.weight, group.ranges[0], guidance=guidance, bias=head.bias, **settings
+            )
         mixed = conditional
         if unconditional is not None:
             c, u = conditional.float(), unconditional.float()
-            mixed = (u + group.guidance[:, None] * (c - u)).to(head.dtype)
+            mixed = (u + group.guidance[:, None] * (c - u)).to(head.weight.dtype)
         lo, hi = group.ranges[0][0], group.ranges[-1][1]
-        logits = linear(mixed, head[lo:hi]).float()
+        logits = linear(mixed, head.weight[lo:hi], None if head.bias is None else head.bias[lo:hi]).float()
         for (_, end), (start, _) in zip(group.ranges, group.ranges[1:], strict=False):
             logits[:, end - lo : start - lo] = -torch.inf
         ids = cfg_sample(logits, None, guidance=1.0, **settings)

@@ -45,9 +45,9 @@ class Engine:
     def __init__(self, model: GenerativeModel, config: EngineConfig | None = None) -> None:
         self.model = model
         self.config = config or EngineConfig()
-        head = model.head_weight
+        head = model.head.weight
         self.device, self.dtype = head.device, head.dtype
-        self.vocab_size, self.hidden_size = head.shape
+        self.vocab_size, self.hidden_size = len(head), model.decoder.config.hidden_size
         shape = model.decoder.config
         token_bytes = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_size * head.element_size()
         tokens = self.config.cache_tokens or min(

@@ -15,10 +15,14 @@ from torch import Tensor
 
 from illume_fast.engine.plan import Plan
 from illume_fast.model.attention import Attend
+from illume_fast.model.head import Head
 
 
 class DecoderShape(Protocol):
     """The numbers of a decoder's config that size a key-value cache."""
+
+    @property
+    def hidden_size(self) -> int: ...
 
     @property
     def num_hidden_layers(self) -> int: ...
@@ -45,7 +49,7 @@ class PagedDecoder(Protocol):
 
 
 class GenerativeModel(Protocol):
-    """Any decoder with a token embedding and a linear head over its vocabulary."""
+    """Any decoder with a token embedding and a head over its vocabulary."""
 
     @property
     def decoder(self) -> PagedDecoder: ...
@@ -55,8 +59,8 @@ class GenerativeModel(Protocol):
         ...
 
     @property
-    def head_weight(self) -> Tensor:
-        """The head's matrix [V, H]; logits are `hidden @ head_weight.T`."""
+    def head(self) -> Head:
+        """Scores of the whole vocabulary."""
         ...
 
 

@@ -101,7 +101,7 @@ class Run:
         self._lay_out(rows)
         hidden = [row.prompts[b].last_hidden for b in (0, 1) for row in rows if b < len(row.prompts)]
         draws = Draws(rows, self.row_multiple, self.device)
-        ids, step = draws.draw(torch.stack([h for h in hidden if h is not None]), self.model.head_weight)
+        ids, step = draws.draw(torch.stack([h for h in hidden if h is not None]), self.model.head)
         draws.write_back()
         cells = np.array([row.slot for row in rows]) * self.answers.shape[1] + step
         self._write(torch.from_numpy(cells).to(self.device), ids)
@@ -115,7 +115,7 @@ class Run:
         hidden = self.model.decoder(self.model.embed(ids), feed.positions, feed.attend)
         if feed.last is not None:
             hidden = hidden.index_select(0, feed.last)
-        ids, step = batch.draws.draw(hidden, self.model.head_weight)
+        ids, step = batch.draws.draw(hidden, self.model.head)
         self._write(batch.cells(step), ids)
         return self._harvest(batch.rows, batch.draws, ids, batch.stops)
 

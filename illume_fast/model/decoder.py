@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from illume_fast.model.attention import Attend, CausalAttention, SelfAttention
 from illume_fast.model.config import DecoderConfig
+from illume_fast.model.head import Head
 from illume_fast.model.layers import RMSNorm, SwiGLU, dropout, rotary_table
 
 _INIT_STD = 0.02
@@ -86,6 +87,11 @@ class CausalLM(nn.Module):
     def head_weight(self) -> Tensor:
         """[V, H]: logits are `hidden @ head_weight.T`."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    @property
+    def head(self) -> Head:
+        """The head as the engine takes it."""
+        return Head(self.head_weight)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Ids [...] -> embeddings [..., H]."""

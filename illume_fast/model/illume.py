@@ -47,7 +47,7 @@ class IllumeBody(Decoder):
 
 
 class IllumeModel(CausalLM):
-    """ILLUME+ (Huang et al., arXiv 2504.01934). Trains on `Sample`s; the engine uses `embed`, `decoder`, `head_weight`
+    """ILLUME+ (Huang et al., arXiv 2504.01934). Trains on `Sample`s; the engine uses `embed`, `decoder`, `head`
     and `image_embeds`."""
 
     model: IllumeBody

@@ -30,6 +30,7 @@ def cfg_head_sample_reference(
     min_p_rows: Tensor | None,
     seed_rows: Tensor | None,
     step_rows: Tensor | None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """What `cfg_head_sample` calls, for one range of ids and with the parameters of `cfg_sample_reference`."""
     hidden = hidden_cond
@@ -40,7 +41,7 @@ def cfg_head_sample_reference(
         else:
             g = guidance_rows[:, None]
             hidden = torch.where(g == 1, c, torch.where(g == 0, u, u + g * (c - u)))
-    logits = F.linear(hidden.to(weight.dtype), weight[lo:hi])
+    logits = F.linear(hidden.to(weight.dtype), weight[lo:hi], None if bias is None else bias[lo:hi])
     filters = (temperature, top_k, top_p, min_p, seed, step)
     filter_rows = (temperature_rows, top_k_rows, top_p_rows, min_p_rows, seed_rows, step_rows)
     ids = cfg_sample_reference(logits, None, 1.0, *filters, None, *filter_rows)
@@ -53,8 +54,9 @@ def _check(
     weight: Tensor,
     lo: int,
     hi: int,
-    *parameters: float | Tensor | None,
+    *others: float | Tensor | None,
 ) -> None:
+    *parameters, bias = others
     name = "cfg_head_sample"
     if hidden_cond.dim() != 2 or weight.dim() != 2 or hidden_cond.shape[1] != weight.shape[1]:
         shapes = f"{tuple(hidden_cond.shape)} and {tuple(weight.shape)}"
@@ -66,12 +68,16 @@ def _check(
         raise RuntimeError(f"{name}: shapes {tuple(hidden_cond.shape)} and {tuple(hidden_uncond.shape)} differ")
     if hidden_uncond is not None and hidden_uncond.dtype != hidden_cond.dtype:
         raise RuntimeError(f"{name}: dtypes {hidden_cond.dtype} and {hidden_uncond.dtype} differ")
-    for other in (weight,) if hidden_uncond is None else (weight, hidden_uncond):
+    if bias is not None and (not isinstance(bias, Tensor) or bias.dim() != 1 or len(bias) != len(weight)):
+        raise RuntimeError(f"{name}: bias must be [{len(weight)}], as weight has rows")
+    if isinstance(bias, Tensor) and bias.dtype != weight.dtype:
+        raise RuntimeError(f"{name}: dtypes of weight and bias, {weight.dtype} and {bias.dtype}, differ")
+    for other in (t for t in (weight, hidden_uncond, bias) if isinstance(t, Tensor)):
         if other.device != hidden_cond.device:
             raise RuntimeError(f"{name}: devices {hidden_cond.device} and {other.device} differ")
     if not 0 <= lo <= hi <= weight.shape[0]:
         raise RuntimeError(f"{name}: rows ({lo}, {hi}) do not lie in the {weight.shape[0]} rows of weight")
-    check_rows(name, hidden_cond, parameters[7:])
+    check_rows(name, hidden_cond, tuple(parameters[7:]))
 
 
 cfg_head_sample_op = declare(
@@ -97,13 +103,14 @@ def cfg_head_sample(
     min_p: float | Tensor = 0.0,
     seed: int | Tensor,
     step: int | Tensor,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Draw one id per row from `weight[lo:hi] @ hidden`, hidden states mixed by guidance in float32 beforehand.
 
-    `hidden_cond`, `hidden_uncond` [B, H] (the latter None at guidance 1); `weight` [V, H]; the mix is rounded to the
-    dtype of weight, and so are the logits. `rows` = (lo, hi) are the ids that may be drawn, or an integer tensor [B, 2]
-    of them, which is read on the host and whose equal ranges share a product (not for compiled code). The parameters,
-    the rule of the draw and the bad rows are those of `cfg_sample`.
+    `hidden_cond`, `hidden_uncond` [B, H] (the latter None at guidance 1); `weight` [V, H] and `bias` [V] or None, of one
+    dtype; the mix is rounded to it, and so are the logits. `rows` = (lo, hi) are the ids that may be drawn, or an integer
+    tensor [B, 2] of them, which is read on the host and whose equal ranges share a product (not for compiled code). The
+    parameters, the rule of the draw and the bad rows are those of `cfg_sample`.
 
     Returns int64 [B], ids of the whole vocabulary, -1 for bad rows.
     """
@@ -119,7 +126,7 @@ def cfg_head_sample(
     numbers, per_row = split("cfg_head_sample", hidden_uncond is not None, values)
     if not isinstance(rows, Tensor):
         lo, hi = rows
-        return cfg_head_sample_op(hidden_cond, hidden_uncond, weight, lo, hi, *numbers, *per_row)
+        return cfg_head_sample_op(hidden_cond, hidden_uncond, weight, lo, hi, *numbers, *per_row, bias)
     if rows.dtype.is_floating_point or tuple(rows.shape) != (hidden_cond.shape[0], 2):
         shape = f"[{hidden_cond.shape[0]}, 2]"
         raise RuntimeError(f"cfg_head_sample: rows is {rows.dtype} {tuple(rows.shape)}, it must be integers {shape}")
@@ -137,5 +144,6 @@ def cfg_head_sample(
             hi,
             *numbers,
             *(None if r is None else r[index] for r in per_row),
+            bias,
         )
     return ids

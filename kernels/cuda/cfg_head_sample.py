@@ -21,12 +21,14 @@ def run(
     guidance: float,
     *parameters: float | Tensor | None,
 ) -> Tensor:
-    filters, guidance_rows, filter_rows = parameters[:6], parameters[6], parameters[7:]
+    filters, guidance_rows, filter_rows, bias = parameters[:6], parameters[6], parameters[7:13], parameters[13]
+    if isinstance(bias, Tensor):
+        bias = bias[lo:hi]
     if hidden_uncond is None or hidden_cond.numel() == 0:
         hidden = hidden_cond.to(weight.dtype)
     else:
         hidden = _mixed(hidden_cond, hidden_uncond, weight.dtype, guidance, guidance_rows)
-    logits = F.linear(hidden, weight[lo:hi])
+    logits = F.linear(hidden, weight[lo:hi], bias)
     return cfg_sample.sample(logits, None, lo, (1.0, *filters), (None, *filter_rows))
 
 

@@ -13,7 +13,7 @@ class CountingModel:
 
     def __init__(self, model):
         self.model, self.passes = model, []
-        self.head_weight, self.embed = model.head_weight, model.embed
+        self.head, self.embed = model.head, model.embed
 
     @property
     def decoder(self):

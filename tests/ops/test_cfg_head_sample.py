@@ -50,6 +50,18 @@ def test_one_branch_is_enough_where_guidance_is_one_or_zero(backend):
     assert torch.equal(on(backend, cond, uncond, weight, (0, 500), guidance=mix, **same), torch.where(mix == 1, *alone))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_bias_is_added_once_however_the_branches_are_mixed(backend):
+    cond, uncond, weight = inputs()
+    bias = 3 * torch.randn(500, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    settings = {"guidance": 3.0, "seed": torch.arange(6, device=DEVICE), "step": 4, "top_k": 30}
+    ids = on(backend, cond, uncond, weight, (100, 300), bias=bias, **settings)
+    both = [F.linear(h.double(), weight[100:300].double(), bias[100:300].double()).float() for h in (cond, uncond)]
+    assert torch.equal(ids, cfg_sample(*both, **settings) + 100)
+    with pytest.raises(RuntimeError, match=r"bias must be \[500\]"):
+        on(backend, cond, uncond, weight, (100, 300), bias=bias[:5], **settings)
+
+
 @given(bounds=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20)), min_size=1, max_size=6))
 def test_a_range_per_row(bounds):
     ranges = [(lo, lo + width) for lo, width in bounds]
