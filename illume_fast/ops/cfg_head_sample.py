@@ -107,10 +107,10 @@ def cfg_head_sample(
 ) -> Tensor:
     """Draw one id per row from `weight[lo:hi] @ hidden`, hidden states mixed by guidance in float32 beforehand.
 
-    `hidden_cond`, `hidden_uncond` [B, H] (the latter None at guidance 1); `weight` [V, H] and `bias` [V] or None, of one
-    dtype; the mix is rounded to it, and so are the logits. `rows` = (lo, hi) are the ids that may be drawn, or an integer
-    tensor [B, 2] of them, which is read on the host and whose equal ranges share a product (not for compiled code). The
-    parameters, the rule of the draw and the bad rows are those of `cfg_sample`.
+    `hidden_cond`, `hidden_uncond` [B, H] (the latter None at guidance 1); `weight` [V, H] and `bias` [V] or None, of
+    one dtype; the mix is rounded to it, and so are the logits. `rows` = (lo, hi) are the ids that may be drawn, or an
+    integer tensor [B, 2] of them, which is read on the host and whose equal ranges share a product (not for compiled
+    code). The parameters, the rule of the draw and the bad rows are those of `cfg_sample`.
 
     Returns int64 [B], ids of the whole vocabulary, -1 for bad rows.
     """
