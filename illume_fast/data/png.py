@@ -1,11 +1,13 @@
 """PNG files that carry how they were made, written so that a reader never sees half of one."""
 
+import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, PngImagePlugin
+
+from illume_fast.data.files import write_atomically
 
 RECORD = "illume_fast"
 
@@ -23,14 +25,10 @@ def write_png(path: Path, picture: Image.Image, record: dict[str, Any]) -> None:
         if value is not None:
             chunks.add_itxt(key, str(value))
     chunks.add_itxt(RECORD, json.dumps(record, ensure_ascii=False))
-
-    part = path.with_name(f".{path.name}.part")
-    try:
-        picture.save(part, format="PNG", pnginfo=chunks)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    # encoded in memory: a file that cannot be written fails in one place, whatever the encoder makes of it
+    encoded = io.BytesIO()
+    picture.save(encoded, format="PNG", pnginfo=chunks)
+    write_atomically(path, lambda file: file.write(encoded.getbuffer()))
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
