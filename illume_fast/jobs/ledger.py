@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from illume_fast.data.errors import InputError
-from illume_fast.jobs.shard import Shard
+from illume_fast.jobs.shard import WHOLE, Shard
 
 Record = dict[str, Any]
 State = Literal["done", "staged", "failed"]
@@ -87,8 +87,9 @@ class Ledger:
             holds pictures in another format.
     """
 
-    def __init__(self, folder: Path, shard: Shard = Shard(), format: str = "png") -> None:  # noqa: B008
-        self.folder, self.shard = folder, shard
+    def __init__(self, folder: Path, shard: Shard = WHOLE, format: str = "png") -> None:
+        self.folder = folder
+        self.shard = shard
         self.path = folder / f"ledger{shard.label}.sqlite"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -47,3 +47,7 @@ class Shard:
         """This part in `workers` parts of an accordingly larger count."""
         first = (self.number - 1) * workers
         return [Shard(first + worker + 1, self.count * workers) for worker in range(workers)]
+
+
+WHOLE = Shard()
+"""The only part of a job that is not divided."""

@@ -19,19 +19,17 @@ def draw_all(painter: Painter, work: Work, keep: Callable[[Done], None], say: Ca
         InputError: memory ran out twice running, with a batch of one and nothing drawn in between.
     """
     finished = -1
-    count = 0
     while (reason := _until_memory_runs_out(painter, work, keep)) is not None:
-        count = work.count
         work.again()
         if painter.batch_size > 1:
             before = painter.batch_size
             painter.shrink()
             say(f"out of memory drawing {before} pictures at once; going on with {painter.batch_size} ({reason})")
             continue
-        if count == finished or (key := work.first_unfinished) is None:
+        if work.count == finished or (key := work.first_unfinished) is None:
             raise InputError(f"out of memory drawing one picture at a time ({reason}); what was done is kept")
-        finished = count
         work.drop(key, f"out of memory drawing it alone: {reason}")
+        finished = work.count
 
 
 def _until_memory_runs_out(painter: Painter, work: Work, keep: Callable[[Done], None]) -> str | None:

@@ -11,8 +11,9 @@ from illume_fast.data.picture import load_picture
 from illume_fast.data.prompts import BadRow, Prompt, parse_size
 from illume_fast.data.sizes import format_size, nearest_size
 from illume_fast.jobs.config import JobConfig
-from illume_fast.jobs.ledger import Ledger, Record
+from illume_fast.jobs.ledger import Record
 from illume_fast.jobs.painter import Painter
+from illume_fast.jobs.shard import Shard
 from illume_fast.jobs.source import Row
 from illume_fast.jobs.stores import Store
 from illume_fast.pipeline import Draw
@@ -40,6 +41,15 @@ class Observer(Protocol):
         ...
 
 
+class Failures(Protocol):
+    """Where failures of one part of a job are written down; in a job of its own the `Ledger`."""
+
+    @property
+    def shard(self) -> Shard: ...
+
+    def fail(self, id: str, index: int, reason: str) -> None: ...
+
+
 class Work:
     """An iterator of the tasks of one worker, each tagged with its picture's record.
 
@@ -49,7 +59,13 @@ class Work:
     """
 
     def __init__(
-        self, rows: Iterator[Row], config: JobConfig, painter: Painter, ledger: Ledger, store: Store, observer: Observer
+        self,
+        rows: Iterator[Row],
+        config: JobConfig,
+        painter: Painter,
+        ledger: Failures,
+        store: Store,
+        observer: Observer,
     ) -> None:
         self.config, self.painter, self.ledger = config, painter, ledger
         self.observer = observer
@@ -129,6 +145,8 @@ class Work:
             if isinstance(row, BadRow):
                 if shard.owns(row.id, 0):
                     self.fail((row.id, 0), row.reason)
+                    if self.error is not None:
+                        return
                 continue
             for index in range(row.num_images or self.config.num_images):
                 if not shard.owns(row.id, index):
