@@ -2,10 +2,11 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -18,8 +19,11 @@ from illume_fast.data.sizes import Size, format_size
 from illume_fast.engine import EngineConfig, sample_seed
 from illume_fast.jobs.config import JobConfig
 from illume_fast.jobs.ledger import Record
+from illume_fast.model.checkpoint import load_checkpoint
 from illume_fast.ops.dispatch import Backend, use_backend
 from illume_fast.pipeline import Ask, IllumePipeline
+
+T = TypeVar("T")
 
 
 class Sampling(Protocol):
@@ -118,22 +122,42 @@ class Painter:
 
 @contextmanager
 def load_painter(
-    model: str, backend: str | None = None, batch_size: int = 64, device: str = "cpu"
+    model: str,
+    backend: str | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Painter]:
     """Load a model, to be used inside the block on the backend that is named.
+
+    Where there is no memory for an engine of `batch_size` pictures, `say` hears of the smaller one that is made.
 
     Raises:
         InputError: the backend is unknown, or cannot run what the block asks of it; or there is too little memory.
         CheckpointError: the model is missing or damaged.
     """
     with on_backend(backend):
-        try:
-            pipeline = IllumePipeline.from_pretrained(model, engine=EngineConfig(max_batch=batch_size), device=device)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            raise InputError(f"out of memory while loading model {model} on {device}") from None
-        yield Painter(pipeline, model)
+        checkpoint = _if_it_fits(lambda: load_checkpoint(model, torch.float32, device))
+        while checkpoint is not None:
+            pipeline = _if_it_fits(partial(IllumePipeline, checkpoint, EngineConfig(max_batch=batch_size)))
+            if pipeline is not None:
+                yield Painter(pipeline, model)
+                return
+            if batch_size == 1:
+                break
+            batch_size //= 2
+            say(f"out of memory for so many pictures at once; trying with {batch_size}")
+        raise InputError(f"out of memory loading model {model} on {device}")
+
+
+def _if_it_fits(make: Callable[[], T]) -> T | None:
+    """What `make` returns, or None when memory ran out."""
+    try:
+        return make()
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+    return None
 
 
 @contextmanager

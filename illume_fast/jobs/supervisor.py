@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,8 +129,10 @@ class Crew:
             start_new_session=True,
         )
         assert worker.process.stdin is not None
-        worker.process.stdin.write(json.dumps(spec).encode() + b"\n")
-        worker.process.stdin.flush()
+        # one that is dead by now is heard of where its events end
+        with suppress(BrokenPipeError):
+            worker.process.stdin.write(json.dumps(spec).encode() + b"\n")
+            worker.process.stdin.flush()
         threading.Thread(target=self._listen, args=(worker, worker.process), daemon=True).start()
 
     def _listen(self, worker: Worker, process: subprocess.Popen[bytes]) -> None:
@@ -175,8 +178,10 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 def _cores() -> int:

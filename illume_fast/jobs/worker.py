@@ -35,7 +35,7 @@ def run_worker(
     """
     with (
         Ledger(config.out, shard, config.format) as ledger,
-        _painter(config, device, pipeline) as painter,
+        _painter(config, device, pipeline, observer) as painter,
     ):
         painter.check(config)
         store = open_store(ledger, config.format, config.per_file)
@@ -75,9 +75,9 @@ def _reason(error: Exception | None) -> str:
 
 
 @contextmanager
-def _painter(config: JobConfig, device: str, pipeline: IllumePipeline | None) -> Iterator[Painter]:
+def _painter(config: JobConfig, device: str, pipeline: IllumePipeline | None, observer: Observer) -> Iterator[Painter]:
     if pipeline is None:
-        with load_painter(config.model, config.backend, config.batch_size, device) as painter:
+        with load_painter(config.model, config.backend, config.batch_size, device, observer.say) as painter:
             yield painter
     else:
         with on_backend(config.backend):
