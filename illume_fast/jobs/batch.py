@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from illume_fast.data.errors import InputError
 from illume_fast.data.prompt_files import is_prompt_file
 from illume_fast.data.prompts import Prompt, one_prompt
 from illume_fast.jobs.config import SHEET_PICTURES, Format, JobConfig
@@ -90,6 +91,8 @@ def generate_batch(
         strict=strict,
     )
     config.check()
+    if loaded is not None and (workers, devices) != (1, "cpu"):
+        raise InputError("a loaded pipeline is one worker on its own device; give workers and devices a model's name")
     return run_job(_source(source), config, on_progress, loaded)
 
 

@@ -28,7 +28,7 @@ def wait_for(process, out: Path, done: int) -> None:
     while len(recorded(out)) < done:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 def results(out: Path, name: str = "results.jsonl") -> list[dict]:

@@ -238,6 +238,7 @@ def test_a_stopped_consumer_reads_no_further(pipe, tmp_path):
         ({"size": "big"}, "size: size 'big'"),
         ({"devices": "tpu", "model": "demo"}, "device 'tpu' is not known"),
         ({"devices": "cuda:99", "model": "demo"}, "device cuda:99: torch sees"),
+        ({"workers": 2}, "a loaded pipeline is one worker on its own device"),
         ({"source": "gone.txt"}, "prompt file gone.txt does not exist"),
         ({"source": []}, "there are no prompts"),
     ],
