@@ -114,9 +114,10 @@ def test_what_cannot_go_on_is_refused_on_the_cpu():
     one = on_device([1], [0])
     with pytest.raises(RuntimeError, match="stream 0 has no draw left, made none yet"), use_backend("cpu"):
         plan_feed(plans.answers, plans.draw_step, fresh, *one, 9, 4, 8)
-    with pytest.raises(RuntimeError, match="stream 1 .* do not fit"), use_backend("cpu"):
-        tokens = len(fed_plainly(plans, [0, 0], [0, 0], 9, 4, 0)[0][0])
-        plan_feed(*plans.tables, *on_device([0, 0], [0, 0]), 9, 4, max(tokens - 1, 2))
+    two = on_device([0] * 9, [0] * 9)
+    tokens = len(fed_plainly(plans, [0] * 9, [0] * 9, 9, 4, 0)[0][0])
+    with pytest.raises(RuntimeError, match=r"stream 8 .* do not fit"), use_backend("cpu"):
+        plan_feed(*plans.tables, *two, 9, 4, tokens - 1)
     with pytest.raises(RuntimeError, match="row 0 has no draw left"), use_backend("cpu"):
         plan_draw(plans.answers, plans.draw_step, over, one[0], *plans.settings)
     with pytest.raises(RuntimeError, match="row 0 has no draw left"), use_backend("cpu"):
