@@ -10,6 +10,7 @@ from illume_fast.ops.code_statistics import code_statistics
 from illume_fast.ops.codebook_ema import codebook_ema
 from illume_fast.ops.decode_attention import decode_attention
 from illume_fast.ops.dispatch import use_backend
+from illume_fast.ops.gelu import gelu
 from illume_fast.ops.linear import linear
 from illume_fast.ops.linear_cross_entropy import cross_entropy_within_ranges, linear_cross_entropy
 from illume_fast.ops.nearest_code import PackedCodebook, nearest_code
@@ -31,6 +32,7 @@ __all__ = [
     "codebook_ema",
     "cross_entropy_within_ranges",
     "decode_attention",
+    "gelu",
     "linear",
     "linear_cross_entropy",
     "nearest_code",
