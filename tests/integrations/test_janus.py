@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from janus_cases import LENGTHS, SHAPE, draw, drawn_without_guidance, own, small
+from janus_cases import LENGTHS, SHAPE, draw, drawn_by_parts, own, small
 from transformers import JanusForConditionalGeneration
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
@@ -28,11 +28,11 @@ def test_greedy_tokens_are_the_models_own(model, lengths, guidance):
     assert torch.equal(actual, expected)
 
 
-def test_without_guidance(model, prompts):
-    expected = drawn_without_guidance(model, prompts)
+@pytest.mark.parametrize("guidance", [1.0, 2.0, 5.0])
+def test_greedy_tokens_are_those_of_the_models_parts(model, prompts, guidance):
+    expected = drawn_by_parts(model, prompts, guidance)
     janus.accelerate(model)
-    assert torch.equal(draw(model, prompts, guidance_scale=1.0), expected)
-    assert not torch.equal(draw(model, prompts), expected)
+    assert torch.equal(draw(model, prompts, guidance_scale=guidance), expected)
 
 
 def test_several_pictures_of_a_prompt(model, prompts):
