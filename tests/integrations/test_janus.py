@@ -71,6 +71,12 @@ def test_parameters_are_the_models_own_and_all_comes_back(model, prompts):
     janus.accelerate(model)
     janus.revert(model)
     assert "generate" not in vars(model)
+    report = janus.accelerate(model)
+    ours, model.generate = model.generate, print
+    with pytest.raises(RuntimeError, match=r"model.generate is <built-in function print> by now"):
+        report.revert()
+    model.generate = ours
+    report.revert()
 
 
 def test_the_report_says_what_was_replaced(model):
@@ -179,9 +185,28 @@ def test_bfloat16():
     tokens = draw(model, prompts)
     # bfloat16 rounds both branches, and guidance makes nine times that of it
     assert (mixed.gather(1, tokens)[:, 0] >= mixed.amax(1) - 0.1 * mixed.std(1)).all()
-    longer = small(torch.bfloat16)
-    janus.accelerate(longer)
-    assert torch.equal(draw(longer, prompts, do_sample=True, seed=1), draw(longer, prompts, do_sample=True, seed=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sixteen_bits_repeat(dtype):
+    model, prompts = small(dtype), janus_prompts(LENGTHS, SHAPE)
+    janus.accelerate(model)
+    drawn = [draw(model, prompts, do_sample=True, seed=seed) for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_modes_of_the_caller(model, prompts):
+    expected = draw(model, prompts)
+    with torch.inference_mode():
+        janus.accelerate(model)
+        assert torch.equal(draw(model, prompts), expected)
+    assert torch.equal(draw(model, prompts), expected)
+    model.model.generation_embeddings.weight.mul_(2.0)
+    assert torch.equal(draw(model, prompts), own(model, prompts))
+    with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
+        inside = draw(model, prompts)
+    assert torch.equal(draw(model, prompts), inside)
 
 
 def test_calls_of_every_size_one_after_another(model):

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from janus_cases import LENGTHS, SHAPE, draw
+from transformers import GenerationConfig
 from transformers.generation.logits_process import LogitsProcessorList
 
 from illume_fast.bench.models.janus import janus_prompts
@@ -126,6 +127,11 @@ def test_ordinary_calls_warn_of_nothing(model, prompts):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw(model, prompts, do_sample=True, top_k=5, temperature=0.5, renormalize_logits=True, use_cache=True)
+        settings = GenerationConfig(do_sample=True, top_k=1, guidance_scale=5.0)
+        as_config = model.generate(
+            prompts["input_ids"], prompts["attention_mask"], generation_mode="image", generation_config=settings
+        )
+        assert torch.equal(as_config, draw(model, prompts))
 
 
 def test_wrong_calls(model, prompts):

@@ -4,7 +4,7 @@ import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,8 +28,9 @@ def accelerate(model: JanusForConditionalGeneration, *, max_batch: int = 64, inv
     `generate` then also takes `seed` (an int, or one for each picture) or `generator` (`torch.Generator`); without
     either, seeds come from torch's own generator, so that `torch.manual_seed` repeats a call. A picture depends on its
     prompt, settings and seed, not on the batch. With guidance_scale 1, at which the model's own method fails, pictures
-    are drawn without guidance. Options we cannot do run the model's own method, with a `UserWarning` that names them
-    (`Report.originals` lists them); with `seed` or `generator` they are an error.
+    are drawn without guidance. The engine computes in the parameters' dtype, whatever autocast says. Options we cannot
+    do run the model's own method, with a `UserWarning` that names them (`Report.originals` lists them); with `seed` or
+    `generator` they are an error.
 
     Args:
         max_batch: pictures drawn together; more than that wait for a free place. The key-value cache is kept between
@@ -51,9 +52,17 @@ def accelerate(model: JanusForConditionalGeneration, *, max_batch: int = 64, inv
 
 
 def revert(model: JanusForConditionalGeneration) -> None:
-    """Give `model` its own `generate` back; nothing is left on it. Does nothing where nothing was replaced."""
-    if isinstance(vars(model).get("generate"), ImageGenerate):
-        del vars(model)["generate"]
+    """Give `model` its own `generate` back; nothing is left on it. Does nothing where nothing was replaced.
+
+    Raises:
+        RuntimeError: something else has replaced `generate` since.
+    """
+    found = vars(model).get("generate")
+    if found is None:
+        return
+    if not isinstance(found, ImageGenerate):
+        raise RuntimeError(f"janus: model.generate is {found!r} by now, not what accelerate put there; undo that first")
+    del vars(model)["generate"]
 
 
 class ImageGenerate:
@@ -64,7 +73,8 @@ class ImageGenerate:
         self._original: Callable[..., Any] = functools.partial(type(model).generate, model)
         functools.update_wrapper(self, model.generate)
         self._sizes = EngineConfig(max_batch=max_batch, invariant=invariant)
-        self._pictures = JanusPictures(model)
+        with _plain_tensors():
+            self._pictures = JanusPictures(model)
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
@@ -100,8 +110,9 @@ class ImageGenerate:
                 raise ValueError(f"janus: seed and generator cannot be combined with {needed}") from needed
             warnings.warn(f"janus: transformers' own method runs, because of {needed}", UserWarning, stacklevel=2)
             return self._original(inputs, attention_mask, logits_processor, **options)
-        with self._lock, torch.no_grad():
-            return self._draw(call, picture_seeds(len(call.ids) * call.samples, seed, generator, call.sampling))
+        seeds = picture_seeds(len(call.ids) * call.samples, seed, generator, call.sampling)
+        with self._lock, _plain_tensors():
+            return self._draw(call, seeds)
 
     def report(self) -> Report:
         """What was replaced."""
@@ -185,6 +196,14 @@ class ImageGenerate:
                     seed=seeds[index],
                     tag=index,
                 )
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """No gradients, and neither the caller's inference mode nor autocast: what is kept serves calls under others."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with torch.autocast("cuda", enabled=False) if torch.cuda.is_available() else nullcontext():
+            yield
 
 
 def _segments(ids: Tensor, embeddings: Tensor, page: int) -> tuple[Segment, ...]:
