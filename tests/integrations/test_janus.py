@@ -28,6 +28,14 @@ def test_greedy_tokens_are_the_models_own(model, lengths, guidance):
     assert torch.equal(actual, expected)
 
 
+def test_padding_that_no_mask_hides_is_read(model, prompts):
+    seen = prompts | {"attention_mask": torch.ones_like(prompts["attention_mask"])}
+    expected = draw(model, seen)
+    assert not torch.equal(expected, draw(model, prompts)), "padding makes no difference"
+    janus.accelerate(model)
+    assert torch.equal(draw(model, seen), expected)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.0, 5.0])
 def test_greedy_tokens_are_those_of_the_models_parts(model, prompts, guidance):
     expected = drawn_by_parts(model, prompts, guidance)

@@ -160,19 +160,23 @@ class ImageGenerate:
             self._pictures, self._engine = JanusPictures(self._model), None
 
     def _engine_for(self, count: int, tokens: int) -> Engine:
-        """An engine with room for `count` guided pictures of `tokens`, prompt included, or for as many as allowed."""
+        """An engine with room for `count` guided pictures of `tokens`, prompt included, or for as many as allowed.
+
+        It only grows, so that calls of different sizes in turn do not make it anew each time.
+        """
         rows = min(count, self._sizes.max_batch)
         page = self._sizes.page_size
         # each stream and the prompt it was copied from, both in whole pages
-        needed = 2 * rows * (tokens + (tokens - self._pictures.image_tokens) + 2 * page)
-        engine = self._engine
-        if engine is None or engine.config.max_batch < rows or (engine.config.cache_tokens or 0) < needed:
+        room = 2 * rows * (tokens + (tokens - self._pictures.image_tokens) + 2 * page)
+        if self._engine is not None:
+            had = self._engine.config
+            if had.max_batch >= rows and (had.cache_tokens or 0) >= room:
+                return self._engine
+            rows, room = max(rows, had.max_batch), max(room, had.cache_tokens or 0)
             self._engine = None  # its cache goes before the larger one is made
-            self._engine = engine = Engine(
-                self._pictures,
-                EngineConfig(max_batch=rows, cache_tokens=needed, page_size=page, invariant=self._sizes.invariant),
-            )
-        return engine
+        config = EngineConfig(max_batch=rows, cache_tokens=room, page_size=page, invariant=self._sizes.invariant)
+        self._engine = Engine(self._pictures, config)
+        return self._engine
 
     def _requests(self, call: Call, seeds: Sequence[int], page: int) -> Iterator[Request]:
         site = Site(((0, len(self._pictures.head.weight)),))
