@@ -14,6 +14,7 @@ from transformers.generation.logits_process import (
 from illume_fast.bench.models.janus import janus_prompts
 from illume_fast.engine import RequestError
 from illume_fast.integrations import janus
+from illume_fast.kernels import native
 
 
 @pytest.mark.parametrize("guidance", [5.0, 1.5, None])
@@ -26,6 +27,14 @@ def test_greedy_tokens_are_the_models_own(model, lengths, guidance):
     actual = draw(model, prompts, guidance_scale=guidance)
     assert actual.dtype == expected.dtype
     assert torch.equal(actual, expected)
+
+
+def test_steps_are_replayed(model, prompts):
+    janus.accelerate(model)
+    draw(model, prompts)
+    graphs = vars(model)["generate"]._engine.graphs
+    assert graphs.refusal == native.missing
+    assert native.missing or graphs.replays > 0
 
 
 def test_padding_that_no_mask_hides_is_read(model, prompts):

@@ -8,7 +8,6 @@ import hashlib
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration
 
@@ -16,6 +15,7 @@ from illume_fast.integrations.borrow import borrow_decoder, decoder_config
 from illume_fast.integrations.plain import UnsupportedModelError, check_plain
 from illume_fast.model.config import DecoderConfig
 from illume_fast.model.head import Head
+from illume_fast.ops.gather_rows import gather_rows
 from illume_fast.ops.gelu import gelu
 from illume_fast.ops.linear import linear
 
@@ -78,7 +78,7 @@ class JanusPictures:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Codes [...] -> embeddings [..., H]."""
-        return F.embedding(ids, self.table)
+        return gather_rows(self.table, ids)
 
     @property
     def image_tokens(self) -> int:
