@@ -11,14 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from illume_fast.engine.cache import PagedCache, Prompt, PromptStore
+from illume_fast.engine.cache import Prompt, PromptStore
+from illume_fast.engine.plan import Plan
 from illume_fast.engine.request import Request, Segment, sample_seed
 from illume_fast.kernels.paging import OutOfPages
 
 
 @dataclass(eq=False)
 class Row:
-    """One sample in flight: its branches' prompts and streams (pages as int32[.]), and how many ids were drawn."""
+    """One sample in flight: its branches' prompts and streams (pages as int32[.]), its place among the rows, and the
+    plan it follows now."""
 
     request: Request
     sample: int
@@ -27,11 +29,16 @@ class Row:
     pages: tuple[NDArray[np.int32], ...]
     copies: list[tuple[int, int]]
     slot: int
-    drawn: int = 0
+    plan: Plan
 
     @property
     def seed(self) -> int:
         return sample_seed(self.request.seed, self.sample)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether it still has an unconditional branch."""
+        return len(self.streams) == 2
 
     @property
     def ready(self) -> bool:
@@ -57,9 +64,9 @@ def branches(request: Request) -> tuple[tuple[Segment, ...], ...]:
 class Scheduler:
     """Takes samples in order, as long as rows and pages are free."""
 
-    def __init__(self, cache: PagedCache, max_rows: int) -> None:
-        self.cache = cache
-        self.store = PromptStore(cache)
+    def __init__(self, store: PromptStore, max_rows: int) -> None:
+        self.store = store
+        self.cache = store.cache
         self.active: list[Row] = []
         self.waiting: list[Row] = []
         self._reading: deque[Prompt] = deque()
@@ -101,8 +108,8 @@ class Scheduler:
         if needed <= cache.capacity:
             return None
         return (
-            f"a prompt of {' and '.join(map(str, lengths))} tokens and an answer of {len(request.plan)} need {needed}"
-            f" pages of {cache.page_size} tokens, the cache has {cache.capacity}"
+            f"a prompt of {' and '.join(map(str, lengths))} tokens and an answer of {request.plan.most_steps} need"
+            f" {needed} pages of {cache.page_size} tokens, the cache has {cache.capacity}"
         )
 
     def admit(self) -> bool:
@@ -126,9 +133,12 @@ class Scheduler:
                 copies += pairs
         except OutOfPages:
             self._give_back(prompts, streams)
+            for prompt in unread:
+                self.store.take_back(prompt)
             return False
         pages = tuple(np.array(self.cache.pool.pages(stream), np.int32) for stream in streams)
-        self.waiting.append(Row(request, sample, tuple(prompts), tuple(streams), pages, copies, self._free_slots.pop()))
+        slot = self._free_slots.pop()
+        self.waiting.append(Row(request, sample, tuple(prompts), tuple(streams), pages, copies, slot, request.plan))
         self._reading += unread
         self.skip()
         return True
@@ -159,13 +169,23 @@ class Scheduler:
         self.active.remove(row)
         self._free(row)
 
+    def end_guidance(self, row: Row) -> None:
+        """The row's unconditional branch leaves; its pages come back."""
+        self._give_back(row.prompts[1:], row.streams[1:])
+        row.prompts, row.streams, row.pages = row.prompts[:1], row.streams[:1], row.pages[:1]
+
+    def abandon(self, row: Row) -> None:
+        """A row leaves, whether it draws already or still waits for its prompts."""
+        (self.active if row in self.active else self.waiting).remove(row)
+        self._free(row)
+
     def close(self) -> None:
-        """Give back everything, finished or not."""
+        """Give back everything, finished or not; prompts that were read stay for the next run while there is room."""
         for row in self.active + self.waiting:
             self._free(row)
         self.active, self.waiting = [], []
         self._reading.clear()
-        self.store.clear()
+        self.store.forget_unread()
 
     def _free(self, row: Row) -> None:
         self._give_back(row.prompts, row.streams)
@@ -180,4 +200,4 @@ class Scheduler:
 
 def _drawn_tokens(request: Request) -> int:
     """Answer tokens that a stream's cache holds beyond what was read with the prompt."""
-    return request.plan.cached - request.plan.lead
+    return request.plan.most_cached - request.plan.lead
