@@ -2,8 +2,15 @@
 
 import torch
 
-# what torch's allocators and libraries raise as a plain RuntimeError
-_SIGNS = ("can't allocate memory", "not enough memory", "std::bad_alloc", "out of memory")
+# what torch's allocators and libraries raise as a plain RuntimeError; the last is oneDNN's, whose products and
+# convolutions say no more than that when they get no memory to work in
+_SIGNS = (
+    "can't allocate memory",
+    "not enough memory",
+    "std::bad_alloc",
+    "out of memory",
+    "could not create a primitive",
+)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from illume_fast.data.sizes import Size, format_size
 from illume_fast.engine import EngineConfig, sample_seed
 from illume_fast.jobs.config import JobConfig
 from illume_fast.jobs.ledger import Record
-from illume_fast.model.checkpoint import load_checkpoint
+from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
 from illume_fast.ops.dispatch import Backend, use_backend
 from illume_fast.pipeline import Ask, IllumePipeline
 
@@ -103,13 +103,17 @@ class Painter:
         return self.pipeline.engine.config.max_batch
 
     def shrink(self) -> None:
-        """Draw half as many pictures at once; what the larger engine held is given back first."""
+        """Draw half as many pictures at once, or fewer; what the larger engine held is given back first.
+
+        Raises:
+            InputError: there is no memory even for one picture at a time.
+        """
         checkpoint, config = self.pipeline.checkpoint, self.pipeline.engine.config
         del self.pipeline
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self.pipeline = IllumePipeline(checkpoint, replace(config, max_batch=max(1, config.max_batch // 2)))
+        self.pipeline = _largest(checkpoint, replace(config, max_batch=max(1, config.max_batch // 2)))
 
     def answer(self, prompt: str, picture: Image.Image | None, max_tokens: int | None) -> str:
         """What the model says to `prompt`."""
@@ -138,16 +142,25 @@ def load_painter(
     """
     with on_backend(backend):
         checkpoint = _if_it_fits(lambda: load_checkpoint(model, torch.float32, device))
-        while checkpoint is not None:
-            pipeline = _if_it_fits(partial(IllumePipeline, checkpoint, EngineConfig(max_batch=batch_size)))
-            if pipeline is not None:
-                yield Painter(pipeline, model)
-                return
-            if batch_size == 1:
-                break
-            batch_size //= 2
-            say(f"out of memory for so many pictures at once; trying with {batch_size}")
-        raise InputError(f"out of memory loading model {model} on {device}")
+        if checkpoint is None:
+            raise InputError(f"out of memory loading model {model} on {device}")
+        # held by the painter alone, so that it can let go of it
+        painter = Painter(_largest(checkpoint, EngineConfig(max_batch=batch_size)), model)
+        if painter.batch_size < batch_size:
+            say(f"out of memory for {batch_size} pictures at once; going on with {painter.batch_size}")
+        yield painter
+
+
+def _largest(checkpoint: Checkpoint, config: EngineConfig) -> IllumePipeline:
+    """The pipeline of `config`, or of half its batch, and so on, where memory runs out. InputError if none fits."""
+    while True:
+        pipeline = _if_it_fits(partial(IllumePipeline, checkpoint, config))
+        if pipeline is not None:
+            return pipeline
+        gc.collect()
+        if config.max_batch == 1:
+            raise InputError("out of memory: there is none for drawing even one picture at a time")
+        config = replace(config, max_batch=config.max_batch // 2)
 
 
 def _if_it_fits(make: Callable[[], T]) -> T | None:

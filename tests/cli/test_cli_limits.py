@@ -2,9 +2,12 @@
 
 import resource
 import subprocess
+import weakref
 
 import pytest
 from job_files import assert_whole, recorded, results, tokens
+
+from illume_fast.jobs.painter import load_painter
 
 FORMATS = {"png": (), "webdataset": ("--format", "webdataset", "--per-file", 8)}
 
@@ -89,7 +92,8 @@ def test_a_folder_that_may_not_be_written(cli, spawn, small_disk, prompts, tiny_
 
 def test_too_little_memory_shrinks_the_batch(cli, spawn, prompts, tiny_model, tmp_path):
     """A limit on the address space, which the cache of 4 096 pictures at once alone would fill."""
-    limit = 1_300_000_000
+    # it takes 2 GB, with half as many 1.45 GB
+    limit = 1_700_000_000
     common = ("generate", prompts, "--model", tiny_model, "--out")
     process = spawn(
         *(*common, tmp_path / "out", "--batch-size", 4096),
@@ -97,6 +101,14 @@ def test_too_little_memory_shrinks_the_batch(cli, spawn, prompts, tiny_model, tm
     )
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert "illume-fast: out of memory for so many pictures at once; trying with 2048" in err
+    assert "illume-fast: out of memory for 4096 pictures at once; going on with 2048" in err
     cli(*common, tmp_path / "whole")
     assert_whole(tmp_path / "out", tokens(tmp_path / "whole"))
+
+
+def test_a_smaller_batch_lets_go_of_the_larger_one(tiny_model):
+    with load_painter(str(tiny_model), batch_size=5) as painter:
+        before = weakref.ref(painter.pipeline.engine)
+        painter.shrink()
+        assert before() is None
+        assert painter.batch_size == 2
