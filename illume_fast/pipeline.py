@@ -11,6 +11,7 @@ from torch import Tensor
 
 from illume_fast.data.errors import InputError
 from illume_fast.data.image import to_picture, unpad
+from illume_fast.data.memory import out_of_memory
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size
 from illume_fast.engine import Engine, EngineConfig, Progress, Request, Result
@@ -227,9 +228,14 @@ class IllumePipeline:
     def _requests(self, tasks: Iterable[Draw | Ask], refused: list[Done]) -> Iterator[Request]:
         for task in tasks:
             try:
-                yield from self.tasks.requests(task)
-            except InputError as error:
+                requests = self.tasks.requests(task)
+            except Exception as error:
+                # a tokenizer or an encoder that breaks on a task is that task's trouble; a lack of memory everybody's
+                if out_of_memory(error):
+                    raise
                 refused.append(Done(task=task, sample=0, seed=task.seed, error=error))
+            else:
+                yield from requests
 
     def _done(self, result: Result) -> Done:
         wanted: Wanted = result.request.tag

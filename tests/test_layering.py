@@ -17,11 +17,12 @@ ALLOWED = {
     "data": {"model", "ops"},
     "engine": {"data", "model", "ops", "kernels"},
     "training": {"data", "model", "ops"},
-    "integrations": {"engine", "ops", "model", "data"},
+    "integrations": {"jobs", "pipeline", "tasks", "engine", "ops", "model", "data"},
     "evaluation": {"engine", "data", "model", "ops"},
     "info": {"ops", "kernels"},
     "tasks": {"engine", "data", "model", "ops"},
     "pipeline": {"tasks", "engine", "evaluation", "data", "model", "ops"},
+    "jobs": {"pipeline", "tasks", "engine", "data", "model", "ops"},
     "commands": None,
     "cli": None,
 }
