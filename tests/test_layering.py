@@ -21,7 +21,10 @@ ALLOWED = {
     "evaluation": {"engine", "data", "model", "ops"},
     "info": {"ops", "kernels"},
     "tasks": {"engine", "data", "model", "ops"},
-    "pipeline": {"tasks", "engine", "evaluation", "data", "model", "ops"},
+    "decoding": {"data", "model", "ops"},
+    "partials": {"decoding", "data"},
+    "outcome": {"tasks", "data"},
+    "pipeline": {"outcome", "partials", "decoding", "tasks", "engine", "evaluation", "data", "model", "ops"},
     "commands": None,
     "cli": None,
 }
