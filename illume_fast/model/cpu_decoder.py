@@ -2,7 +2,8 @@
 
 Against the modules it was made from, a picture at a time: weights of small maps lie in oneDNN's own order instead of
 being brought into it at every call; the 1x1 convolutions that read every norm's scale and shift from the codes are one
-product, queries, keys and values another; residuals are added by the convolution that makes them.
+product, queries, keys and values another; a norm, what it is scaled and shifted by and the activation after it are one
+op; residuals are added by the convolution that makes them.
 """
 
 from itertools import pairwise
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.movqgan import AttentionBlock, Level, ResBlock, SpatialNorm, Upsample, levels
 from illume_fast.ops.linear import linear
+from illume_fast.ops.spatial_norm import spatial_norm
 
 _SMALL_MAP = 1024
 """Pixels below which bringing a convolution's weights into order takes a good part of its time."""
@@ -54,7 +56,7 @@ class CpuDecoder:
         h = self._conv_in(z, copies)
         for block in self._blocks:
             h = block(h, modulation)
-        h = self._conv_out(F.silu(self._norm_out(h, modulation), inplace=True))
+        h = self._conv_out(self._norm_out(h, modulation, True))
         return F.pixel_shuffle(h, self._patch)
 
 
@@ -66,9 +68,7 @@ class _Product:
         self._bias = torch.cat([_bias(part) for part in parts])
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        rows = x.permute(0, 2, 3, 1)
-        product = linear if rows[..., 0].numel() < _SMALL_MAP else F.linear
-        out = product(rows, self._weight, self._bias).permute(0, 3, 1, 2)
+        out = linear(x.permute(0, 2, 3, 1), self._weight, self._bias).permute(0, 3, 1, 2)
         return out if residual is None else out.add_(residual)
 
 
@@ -118,17 +118,9 @@ class _Norm:
         assert isinstance(module, SpatialNorm)
         self._group, (self._scale, self._shift) = module.norm_layer, places[module]
 
-    def __call__(self, x: Tensor, modulation: Tensor) -> Tensor:
-        scale, shift = modulation[:, self._scale], modulation[:, self._shift]
-        normed = self._group(x)
-        (h, w), (rows, columns) = x.shape[-2:], modulation.shape[-2:]
-        if (h, w) == (rows, columns):
-            return torch.addcmul(shift, normed, scale)
-        if h % rows or w % columns:
-            return torch.addcmul(F.interpolate(shift, size=(h, w)), normed, F.interpolate(scale, size=(h, w)))
-        cells = normed.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))  # [B, C, rows, h/rows, columns, w/columns]
-        out = torch.addcmul(shift[:, :, :, None, :, None], cells, scale[:, :, :, None, :, None])
-        return out.flatten(4, 5).flatten(2, 3)
+    def __call__(self, x: Tensor, modulation: Tensor, silu: bool) -> Tensor:
+        group, scale, shift = self._group, modulation[:, self._scale], modulation[:, self._shift]
+        return spatial_norm(x, group.weight, group.bias, scale, shift, group.num_groups, group.eps, silu)
 
 
 class _Residual:
@@ -138,8 +130,8 @@ class _Residual:
         self._shortcut = None if module.nin_shortcut is None else _conv(module.nin_shortcut)
 
     def __call__(self, x: Tensor, modulation: Tensor) -> Tensor:
-        h = self._convs[0](F.silu(self._norms[0](x, modulation), inplace=True))
-        h = F.silu(self._norms[1](h, modulation), inplace=True)
+        h = self._convs[0](self._norms[0](x, modulation, True))
+        h = self._norms[1](h, modulation, True)
         return self._convs[1](h, x if self._shortcut is None else self._shortcut(x))
 
 
@@ -150,7 +142,7 @@ class _Attention:
         self._out = _conv(module.proj_out)
 
     def __call__(self, x: Tensor, modulation: Tensor) -> Tensor:
-        qkv = self._qkv(self._norm(x, modulation)).permute(0, 2, 3, 1).flatten(1, 2)[:, None]  # [B, 1, N, 3C]
+        qkv = self._qkv(self._norm(x, modulation, False)).permute(0, 2, 3, 1).flatten(1, 2)[:, None]  # [B, 1, N, 3C]
         q, k, v = qkv.chunk(3, dim=-1)
         out = F.scaled_dot_product_attention(q, k, v)[:, 0]
         return self._out(out.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2), x)
