@@ -128,12 +128,13 @@ def _swiglu(rows: int, width: int, dtype: torch.dtype) -> Case:
 
 
 def _spatial_norm(channels: int, size: int, cells: int) -> Case:
-    def make() -> tuple[Tensor, ...]:
-        def last(x: Tensor) -> Tensor:
-            return x.contiguous(memory_format=torch.channels_last)
+    def values(*shape: int, seed: int) -> Tensor:
+        x = randn(*shape, dtype=torch.float32, seed=seed)
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
-        scale, shift = last(randn(1, 2 * channels, cells, cells, seed=1)).chunk(2, dim=1)
-        return last(randn(1, channels, size, size)), randn(channels, seed=2), randn(channels, seed=3), scale, shift
+    def make() -> tuple[Tensor, ...]:
+        scale, shift = values(1, 2 * channels, cells, cells, seed=1).chunk(2, dim=1)
+        return values(1, channels, size, size, seed=0), values(channels, seed=2), values(channels, seed=3), scale, shift
 
     def ours(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return spatial_norm(x, weight, bias, scale, shift, 32, EPS, True)
