@@ -11,7 +11,7 @@ from illume_fast.bench import libraries
 from illume_fast.bench.case import Case
 from illume_fast.bench.checks import near
 from illume_fast.bench.inputs import randn
-from illume_fast.ops import add_rms_norm, paged_attention, rms_norm, rope, spatial_norm, swiglu, use_backend
+from illume_fast.ops import add_rms_norm, gelu, paged_attention, rms_norm, rope, spatial_norm, swiglu, use_backend
 
 EPS = 1e-6
 PAGE = 16
@@ -154,6 +154,18 @@ def _spatial_norm(channels: int, size: int, cells: int) -> Case:
     )
 
 
+def _gelu(rows: int, width: int, dtype: torch.dtype) -> Case:
+    return Case(
+        op="gelu",
+        name=f"{rows} x {width}, {dtype}",
+        make=lambda: (randn(rows, width, dtype=dtype),),
+        ours=gelu,
+        peers={"torch": F.gelu, "torch.compile": _compiled(F.gelu)},
+        check=_agrees(gelu),
+        bytes=2 * rows * width * dtype.itemsize,
+    )
+
+
 def _paged_attention(
     batch: int,
     query_heads: int,
@@ -213,6 +225,8 @@ CASES = [
     _swiglu(1024, 18944, torch.bfloat16),
     _spatial_norm(128, 16, 8),
     _spatial_norm(64, 32, 8),
+    _gelu(16, 2048, torch.float32),
+    _gelu(1024, 18944, torch.bfloat16),
     _paged_attention(2, 28, 4, 128, 320, torch.bfloat16),
     _paged_attention(32, 28, 4, 128, 320, torch.bfloat16),
     _paged_attention(2, 32, 32, 128, 320, torch.bfloat16),

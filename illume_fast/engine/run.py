@@ -98,7 +98,7 @@ class Run:
             scheduler.abandon(row)
             self.finished += 1
             drawn = int(self.machine.tables.drawn[row.slot]) if row.ready else 0
-            reason = f"cancelled after {drawn} of {len(row.request.plan.draws)} draws"
+            reason = f"cancelled after {drawn} of {len(row.plan.draws)} draws"
             yield Result.failed(row.request, row.sample, reason, "cancelled")
 
     @torch.no_grad()
@@ -149,7 +149,7 @@ class Run:
             self.batch = self._batch_of(tuple(self.scheduler.active))
         shape = self.batch.shape()
         m.graphs.run(shape, partial(step.decode, m.model, m.tables, m.buffers, m.cache, shape))
-        return self._count(self.batch, self.batch.stops)
+        return self._count(self.batch, self.batch.looked_at)
 
     def _batch_of(self, rows: Sequence[Row]) -> Batch:
         m = self.machine
@@ -167,8 +167,11 @@ class Run:
             for r in look:
                 if latest[rows[r].slot] < 0:
                     ended[r] = "error"
-                elif latest[rows[r].slot] in rows[r].request.plan.stop_ids:
+                elif latest[rows[r].slot] in rows[r].plan.stop_ids:
                     ended[r] = "stop"
+                elif latest[rows[r].slot] in rows[r].plan.inserts:
+                    self._insert(rows[r], latest[rows[r].slot])
+                    ended.pop(r, None)
         if self._on_partial is not None:
             self._tell(batch, drawn, ended)
         results = [self._hand_out(rows[r], finish) for r, finish in ended.items()]
@@ -177,6 +180,13 @@ class Run:
                 self.scheduler.end_guidance(rows[r])
                 self.batch = None
         return results
+
+    def _insert(self, row: Row, token: int) -> None:
+        tables = self.machine.tables
+        step = int(tables.step_of[row.slot, tables.drawn[row.slot] - 1])
+        row.plan = row.plan.with_insert(step, token)
+        tables.splice(row)
+        self.batch = None
 
     def _tell(self, batch: Batch, drawn: Ints, ended: dict[int, str]) -> None:
         assert self._on_partial is not None
@@ -188,14 +198,22 @@ class Run:
                 self._on_partial(Partial(request=row.request, sample=row.sample, ids=ids))
 
     def _hand_out(self, row: Row, finish: str) -> Result:
-        tables, request, steps = self.machine.tables, row.request, len(row.request.plan)
-        self.scheduler.retire(row)
+        tables, request, steps = self.machine.tables, row.request, len(row.plan)
         length = steps if finish == "plan" else int(tables.step_of[row.slot, tables.drawn[row.slot] - 1]) + 1
         ids = tables.answers[row.slot, :length].cpu().numpy()
         bad = np.flatnonzero(ids < 0)
+        if request.keep and not len(bad):
+            self._keep(row, ids)
+        self.scheduler.retire(row)
         if len(bad):
             return Result.failed(request, row.sample, f"no finite logit at step {bad[0]} of {steps}; NaN in the model?")
         return Result.of(request, row.sample, ids, finish)
+
+    def _keep(self, row: Row, ids: Ints) -> None:
+        """Leave in the cache what stands there of the answer: all before its last draw."""
+        tables, prompt = self.machine.tables, row.prompts[0]
+        fed = int(tables.step_of[row.slot, tables.drawn[row.slot] - 1])
+        self.machine.store.keep(row.streams[0], prompt.atoms + tuple(ids[row.plan.lead : fed].tolist()))
 
     def _progress(self) -> Progress:
         scheduler = self.scheduler

@@ -64,9 +64,9 @@ def plan_draw_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """How the next draw of each slot in `order` [R] is made.
 
-    `draw_kind` [slots, draws] says which of a slot's sampling settings [slots, kinds] a draw takes (`temperature`,
-    `top_p`, `min_p` float32, `top_k` int64). `guidance` float32 [slots] holds from step `guidance_from` until before
-    step `guidance_until`, and is 1 elsewhere. Returns, one entry per row: step, seed, guidance, temperature, top_k,
+    `draw_kind` [slots, draws] says which of a slot's settings [slots, kinds] a draw takes (`temperature`, `top_p`,
+    `min_p` and `guidance` float32, `top_k` int64). Guidance holds from step `guidance_from` until before step
+    `guidance_until` [slots], and is 1 elsewhere. Returns, one entry per row: step, seed, guidance, temperature, top_k,
     top_p, min_p.
 
     Raises:
@@ -75,7 +75,7 @@ def plan_draw_reference(
     at = drawn[order]
     step, kind = draw_step[order, at], draw_kind[order, at]
     guided = (guidance_from[order] <= step) & (step < guidance_until[order])
-    scale = torch.where(guided, guidance[order], 1.0)
+    scale = torch.where(guided, guidance[order, kind], 1.0)
     t, k, p, m = (setting[order, kind] for setting in (temperature, top_k, top_p, min_p))
     return step, seed[order], scale, t, k, p, m
 
@@ -123,7 +123,7 @@ def _check_feed(
 
 def _check_draw(answers: Tensor, draw_step: Tensor, drawn: Tensor, order: Tensor, *settings: Tensor) -> None:
     _check("plan_draw", answers, draw_step, drawn, order)
-    kind, *of_kind = settings[:5]
+    kind, *of_kind = settings[:6]
     if kind.shape != draw_step.shape or any(s.shape != of_kind[0].shape or s.dim() != 2 for s in of_kind):
         raise RuntimeError("plan_draw: draw_kind must be [slots, draws], and the sampling settings [slots, kinds]")
     wide, narrow = torch.int64, torch.float32
