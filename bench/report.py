@@ -2,7 +2,7 @@
 
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def _markdown(rows: Sequence[Row], plots: Sequence[str]) -> str:
     lines = [
         f"# {_TITLE}\n",
         _where(rows) + "\n",
-        *table(rows),
+        *(table(rows) if _compared(rows) else ()),
         "",
         "## All contestants\n",
         *_everyone(rows),
@@ -68,21 +68,32 @@ def _markdown(rows: Sequence[Row], plots: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _everyone(rows: Iterable[Row]) -> list[str]:
-    lines = ["| op | case | who | median, ms | 20 % to 80 %, ms | ours is faster by |", "|---|---|---|---|---|---|"]
+def _everyone(rows: Sequence[Row]) -> list[str]:
+    counted = any(_made(row) for row in rows)
+    names = ["op", "case", "who", "median, ms", "20 % to 80 %, ms", "ours is faster by", *["per second"] * counted]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for (op, case, _), run in runs_of(rows).items():
         for row in run:
-            spread = f"{digits(row['p20_ms'])} to {digits(row['p80_ms'])}"
             cells = (
                 f"`{op}`",
                 case,
                 row["who"],
                 digits(row["median_ms"]),
-                spread,
+                f"{digits(row['p20_ms'])} to {digits(row['p80_ms'])}",
                 f"{digits(row['ours_is_faster_by'])}x",
+                *[_made(row)] * counted,
             )
             lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _made(row: Row) -> str:
+    """What is made in a second, and by the floor, where that is counted."""
+    return ", ".join(
+        f"{digits(row[key])} {words} (floor {digits(row[f'floor_{key}'])})"
+        for key, words in (("pictures_per_s", "pictures"), ("tokens_per_s", "tokens"))
+        if key in row
+    )
 
 
 def _page(rows: Sequence[Row], plots: dict[str, str]) -> str:
@@ -96,9 +107,10 @@ def _page(rows: Sequence[Row], plots: dict[str, str]) -> str:
         return f"<table>\n{body}</table>\n"
 
     pictures = "".join(f"<h2>{html.escape(name)}</h2>\n{svg[svg.index('<svg') :]}\n" for name, svg in plots.items())
+    compared = as_html(table(rows)) if _compared(rows) else ""
     return (
         f"<!doctype html>\n<meta charset=utf-8>\n<title>{_TITLE}</title>\n<style>{_STYLE}</style>\n<h1>{_TITLE}</h1>\n"
-        f"<p>{html.escape(_where(rows))}</p>\n{as_html(table(rows))}{pictures}<h2>All contestants</h2>\n"
+        f"<p>{html.escape(_where(rows))}</p>\n{compared}{pictures}<h2>All contestants</h2>\n"
         f"{as_html(_everyone(rows))}"
     )
 
