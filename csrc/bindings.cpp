@@ -6,6 +6,7 @@ void register_cfg_sample(pybind11::module_& m);
 void register_code_statistics(pybind11::module_& m);
 void register_codebook_ema(pybind11::module_& m);
 void register_decode_attention(pybind11::module_& m);
+void register_gather_rows(pybind11::module_& m);
 void register_linear(pybind11::module_& m);
 void register_linear_cross_entropy(pybind11::module_& m);
 void register_nearest_code(pybind11::module_& m);
@@ -14,7 +15,9 @@ void register_swiglu(pybind11::module_& m);
 void register_page_pool(pybind11::module_& m);
 void register_paged_append(pybind11::module_& m);
 void register_paged_attention(pybind11::module_& m);
+void register_plan_steps(pybind11::module_& m);
 void register_quantize(pybind11::module_& m);
+void register_recording(pybind11::module_& m);
 void register_rms_norm(pybind11::module_& m);
 void register_rope(pybind11::module_& m);
 }  // namespace illume_fast
@@ -26,6 +29,7 @@ PYBIND11_MODULE(_C, m) {
   illume_fast::register_code_statistics(m);
   illume_fast::register_codebook_ema(m);
   illume_fast::register_decode_attention(m);
+  illume_fast::register_gather_rows(m);
   illume_fast::register_linear(m);
   illume_fast::register_linear_cross_entropy(m);
   illume_fast::register_nearest_code(m);
@@ -33,7 +37,9 @@ PYBIND11_MODULE(_C, m) {
   illume_fast::register_page_pool(m);
   illume_fast::register_paged_append(m);
   illume_fast::register_paged_attention(m);
+  illume_fast::register_plan_steps(m);
   illume_fast::register_quantize(m);
+  illume_fast::register_recording(m);
   illume_fast::register_rms_norm(m);
   illume_fast::register_rope(m);
 }

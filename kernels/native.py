@@ -96,3 +96,8 @@ def use_isa(name: str) -> Iterator[None]:
         yield
     finally:
         _C.set_isa(before)
+
+
+def kernel_seconds() -> float:
+    """Seconds that all threads of this process have spent in calls of CPU kernels so far; 0 without the extension."""
+    return 0.0 if _C is None else _C.kernel_seconds()

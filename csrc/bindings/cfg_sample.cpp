@@ -2,10 +2,12 @@
 
 #include <array>
 #include <tuple>
+#include <vector>
 
 #include <pybind11/stl.h>
 
 #include "bindings.h"
+#include "illume_fast/mask_columns.h"
 
 namespace illume_fast {
 
@@ -35,6 +37,9 @@ void register_cfg_sample(py::module_& m) {
                       int out_dtype, Address out, int64_t rows, int64_t size, float guidance, Address guidance_rows) {
     cfg_mix(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond), uncond_stride,
             static_cast<DType>(out_dtype), pointer(out), rows, size, {guidance, pointer<float>(guidance_rows)});
+  });
+  define(m, "mask_columns", [](int dtype, Address x, int64_t rows, int64_t size, const std::vector<int64_t>& bounds) {
+    mask_columns(static_cast<DType>(dtype), pointer(x), rows, size, bounds.data(), static_cast<int64_t>(bounds.size()));
   });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
   define(m, "cuda_cfg_sample",

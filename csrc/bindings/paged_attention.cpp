@@ -18,7 +18,7 @@ void register_paged_attention(py::module_& m) {
                                  pointer(out), tokens);
         });
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
-  define(m, "cuda_paged_attention_takes", cuda::paged_attention_takes);
+  m.def("cuda_paged_attention_takes", cuda::paged_attention_takes);
   // floats that the kernel works in
   define(m, "cuda_paged_attention_parts", [](int64_t page_size, int64_t size, int64_t max_pages, int64_t query_heads,
                                          int64_t tokens) {

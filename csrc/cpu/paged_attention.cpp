@@ -1,7 +1,5 @@
 #include "illume_fast/paged_attention.h"
 
-#include <omp.h>
-
 #include <vector>
 
 #include "attention.h"
@@ -23,12 +21,11 @@ void run_items(const Problem& p, const std::vector<Block>& blocks, int64_t some,
   const int64_t heads = p.cache.heads, groups = (heads + some - 1) / some;
   const int64_t items = static_cast<int64_t>(blocks.size()) * groups, size = Scratch::floats(p);
   Memory memory(size * threads);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-  for (int64_t i = 0; i < items; ++i) {
-    const Scratch s = Scratch::at(memory.at(size * omp_get_thread_num()), p);
+  parallel_items(items, threads, [&](int64_t i, int64_t rank) {
+    const Scratch s = Scratch::at(memory.at(size * rank), p);
     const int64_t head = i % groups * some;
     attention.whole(blocks[static_cast<size_t>(i / groups)], head, least(heads, head + some), s);
-  }
+  });
 }
 
 // Few long items: all their chunks at once, then each item's chunks put together in order, as `whole` does.
@@ -44,28 +41,23 @@ void run_chunks(const Problem& p, const std::vector<Block>& blocks, int threads)
   const int64_t units = static_cast<int64_t>(item_of.size()), queries = p.block_queries(), width = p.width();
   const int64_t partial = padded(Partial::floats(queries, width));
   Memory memory(size * threads), partials(partial * (units + 1));
-#pragma omp parallel num_threads(threads)
-  {
-    const Scratch s = Scratch::at(memory.at(size * omp_get_thread_num()), p);
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t unit = 0; unit < units; ++unit) {
-      const int64_t item = item_of[static_cast<size_t>(unit)];
-      const Block& block = blocks[static_cast<size_t>(item / heads)];
-      attention.load_queries(block, item % heads, s.queries);
-      attention.chunk(block, item % heads, (unit - first_unit[static_cast<size_t>(item)]) * kChunk, s,
-                      Partial::at(partials.at(partial * unit), queries, width));
+  parallel_items(units, threads, [&](int64_t unit, int64_t rank) {
+    const Scratch s = Scratch::at(memory.at(size * rank), p);
+    const int64_t item = item_of[static_cast<size_t>(unit)];
+    const Block& block = blocks[static_cast<size_t>(item / heads)];
+    attention.load_queries(block, item % heads, s.queries);
+    attention.chunk(block, item % heads, (unit - first_unit[static_cast<size_t>(item)]) * kChunk, s,
+                    Partial::at(partials.at(partial * unit), queries, width));
+  });
+  parallel_items(items, threads, [&](int64_t item, int64_t) {
+    const Block& block = blocks[static_cast<size_t>(item / heads)];
+    const int64_t first = first_unit[static_cast<size_t>(item)];
+    Partial total = Partial::at(partials.at(partial * first), queries, width);
+    for (int64_t c = 1; c < chunks_of(block.longest); ++c) {
+      attention.merge_chunk(block, c * kChunk, total, Partial::at(partials.at(partial * (first + c)), queries, width));
     }
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t item = 0; item < items; ++item) {
-      const Block& block = blocks[static_cast<size_t>(item / heads)];
-      const int64_t first = first_unit[static_cast<size_t>(item)];
-      Partial total = Partial::at(partials.at(partial * first), queries, width);
-      for (int64_t c = 1; c < chunks_of(block.longest); ++c) {
-        attention.merge_chunk(block, c * kChunk, total, Partial::at(partials.at(partial * (first + c)), queries, width));
-      }
-      attention.finish(block, item % heads, total);
-    }
-  }
+    attention.finish(block, item % heads, total);
+  });
 }
 
 // A type as a value.

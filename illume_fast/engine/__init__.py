@@ -5,6 +5,7 @@ from illume_fast.engine.plan import Plan, Site
 from illume_fast.engine.request import (
     GREEDY,
     GenerativeModel,
+    Partial,
     Progress,
     Request,
     RequestError,
@@ -20,6 +21,7 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "GenerativeModel",
+    "Partial",
     "Plan",
     "Progress",
     "Request",

@@ -1,12 +1,13 @@
-"""From rows to the tensors of one forward pass; below this file there are only tensors.
+"""From rows to what a step needs to know: which streams there are, how many tokens they bring, which rows draw
+together.
 
-A batch is flat: all tokens of all streams side by side, nothing padded to a common length. A step feeds each stream
-the id drawn last and the forced ids behind it, so a forced id never has a step of its own. Batches are filled up to a
-multiple of `row_multiple` tokens with rows that live on the cache's scratch page (see `invariance`).
+A batch is flat: all tokens of all streams side by side, nothing padded to a common length. A step feeds each stream the
+id drawn last and the forced ids behind it, so a forced id never has a step of its own. Where recordings need few
+shapes, or a row's bits depend on how many rows there are, batches are filled up (`Rounding`) with streams that live on
+the cache's scratch page.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,163 +15,121 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from illume_fast.engine.cache import PagedCache
-from illume_fast.engine.draws import Draws
-from illume_fast.engine.request import GenerativeModel
-from illume_fast.engine.scheduler import Chunk, Row
-from illume_fast.model.attention import PagedAttention
+from illume_fast.engine.scheduler import Row
+from illume_fast.engine.step import Buffers, Group, Shape
+from illume_fast.engine.tables import Tables
 
 Ints = NDArray[np.int64]
+Rounding = Callable[[int], int]
 
 
-@dataclass(frozen=True, eq=False)
-class Feed:
-    """One step's tokens [T]: where their ids stand in the flat answers, their positions, and how they see the cache.
-
-    `last` picks each stream's newest token, or is None where token t is that of stream t.
-    """
-
-    source: Tensor
-    positions: Tensor
-    attend: PagedAttention
-    last: Tensor | None
+def filled_up(count: int, multiple: int, few_sizes: bool) -> int:
+    """The size that a batch of `count` is filled up to: a multiple and, with `few_sizes`, one of eight an octave."""
+    step = multiple
+    while few_sizes and 8 * step < count:
+        step *= 2
+    return -(-count // step) * step
 
 
 class Batch:
-    """A fixed list of rows that draw together; made anew when rows join or leave.
+    """A fixed list of rows that draw together; made anew when rows join or leave, or a row's guidance ends."""
 
-    Streams are ordered as `Draws` expects: conditional ones in row order, then unconditional ones.
-    """
-
-    def __init__(self, rows: Sequence[Row], cache: PagedCache, width: int, row_multiple: int) -> None:
+    def __init__(
+        self, rows: Sequence[Row], tables: Tables, buffers: Buffers, cache: PagedCache, rounding: Rounding
+    ) -> None:
         self.rows = rows
-        self.cache = cache
-        self.device = cache.k.device
-        self.draws = Draws(rows, row_multiple, self.device)
-        self._multiple = row_multiple
-        branches = [(r, b) for b in (0, 1) for r, row in enumerate(rows) if b < len(row.streams)]
-        self._row = np.array([r for r, _ in branches], np.int64)
-        self._start = np.array([len(rows[r].prompts[b]) - rows[r].request.plan.lead for r, b in branches], np.int64)
-        self._cells = np.array([row.slot * width for row in rows], np.int64)
-        filler = -len(branches) % row_multiple
-        self._pages = _page_table([rows[r].pages[b] for r, b in branches], cache.scratch, max(filler, 1), self.device)
+        self._tables, self._buffers, self._round = tables, buffers, rounding
+        self.slots = np.array([row.slot for row in rows], np.int64)
+        guided = np.array([row.is_guided for row in rows], bool)
+        self._guided = guided
+        self._conditional = rounding(len(rows))
+        self._unconditional = rounding(int(guided.sum())) if guided.any() else 0
+        # an unguided row is its own unconditional branch: u + g * (c - u) is then exactly c
+        self._unconditional_of = np.where(guided, self._conditional + np.cumsum(guided) - 1, np.arange(len(rows)))
         self.stops = [r for r, row in enumerate(rows) if row.request.plan.stop_ids]
+        self._shape: Shape | None = None
+        self._groups_of: Ints | None = None
+        self._fill_streams(cache)
 
-    def cells(self, step: Ints) -> Tensor:
-        """Where the ids just drawn at `step` go in the flat answers, int64[R]."""
-        return self._put(self._cells + step)
+    def _fill_streams(self, cache: PagedCache) -> None:
+        streams = self._conditional + self._unconditional
+        slot_of = np.full(streams, self._tables.filler, np.int64)
+        start = np.zeros(streams, np.int64)
+        held: dict[int, NDArray[np.int32]] = {}
+        for r, row in enumerate(self.rows):
+            branches = (r, int(self._unconditional_of[r])) if self._guided[r] else (r,)
+            for b, s in enumerate(branches):
+                slot_of[s] = row.slot
+                start[s] = len(row.prompts[b]) - row.request.plan.lead
+                held[s] = row.pages[b]
+        table = np.full((streams, max(map(len, held.values()))), cache.scratch, np.int32)
+        for s, pages in held.items():
+            table[s, : len(pages)] = pages
+        buffers = self._buffers
+        for target, values in ((buffers.slot_of[:streams], slot_of), (buffers.start[:streams], start)):
+            target.copy_(_tensor(values))
+        buffers.page_table[:streams, : table.shape[1]].copy_(_tensor(table))
 
-    def feed(self) -> Feed:
-        """The tokens between the last draw and the next one, for every stream."""
-        draws = self.draws
-        at = draws.offset + draws.drawn
-        first, stop = draws.steps[at - 1], draws.steps[at]
-        count = (stop - first)[self._row]
-        if count.max() == 1:
-            return self._feed_one(first[self._row])
-        return self._feed_runs(first[self._row], count)
+    def shape(self) -> Shape:
+        """The shape of the next step. The buffers are made to fit it."""
+        tables, slots = self._tables, self.slots
+        drawn = tables.drawn[slots]
+        tokens = tables.step_of[slots, drawn] - tables.step_of[slots, drawn - 1]
+        total = int(tokens.sum() + tokens[self._guided].sum())
+        return self._shape_of(tables.range_of[slots, drawn], total - len(slots) - int(self._guided.sum()))
 
-    def _feed_one(self, step: Ints) -> Feed:
-        streams, total = len(self._row), _round_up(len(self._row), self._multiple)
-        source = np.zeros(total, np.int64)
-        positions = self._filler_positions(streams, total)
-        source[:streams] = self._cells[self._row] + step
-        positions[:streams] = self._start + step
-        return Feed(self._put(source), self._put(positions), self._attend(self._pages[:total], positions), None)
+    def first_shape(self) -> Shape:
+        """The shape of the rows' first draw, from the hidden states of prompts."""
+        return self._shape_of(self._tables.range_of[self.slots, 0], 0)
 
-    def _feed_runs(self, step: Ints, count: Ints) -> Feed:
-        streams, tokens = len(self._row), int(count.sum())
-        total = _round_up(tokens, self._multiple)
-        stream = np.full(total, self._pages.shape[0] - 1, np.int64)
-        stream[:tokens] = np.repeat(np.arange(streams), count)
-        ends = np.cumsum(count)
-        source = np.zeros(total, np.int64)
-        positions = self._filler_positions(tokens, total)
-        run = stream[:tokens]
-        step_of = step[run] + np.arange(tokens) - (ends - count)[run]
-        source[:tokens] = self._cells[self._row][run] + step_of
-        positions[:tokens] = self._start[run] + step_of
-        # one row per token: what a token computes is then the same whether its neighbours bring one or several
-        pages = self._pages.index_select(0, self._put(stream))
-        return Feed(self._put(source), self._put(positions), self._attend(pages, positions), self._put(ends - 1))
+    def _shape_of(self, groups_of: Ints, more: int) -> Shape:
+        if self._groups_of is None or not np.array_equal(groups_of, self._groups_of):
+            self._shape = self._grouped(groups_of)
+            self._groups_of = groups_of
+        shape = self._shape
+        assert shape is not None
+        if not more:
+            return shape
+        tokens = self._round(shape.tokens + more)
+        return Shape(shape.conditional, shape.unconditional, tokens, True, shape.groups, shape.in_order)
 
-    def _attend(self, pages: Tensor, positions: Ints) -> PagedAttention:
-        return PagedAttention(
-            self.cache.k,
-            self.cache.v,
-            pages,
-            None,
-            self._put(positions),
+    def _grouped(self, groups_of: Ints) -> Shape:
+        b, tables = self._buffers, self._tables
+        kinds = np.unique(groups_of)
+        members = [np.flatnonzero(groups_of == kind) for kind in kinds]
+        groups = tuple(
+            Group(tables.ranges[kind], self._round(len(rows)), bool(self._guided[rows].any()))
+            for kind, rows in zip(kinds, members, strict=True)
         )
+        every = self._guided.all() or not self._guided.any()
+        in_order = len(groups) == 1 and groups[0].count == len(self.rows) and bool(every)
+        order, conditional, unconditional = (
+            np.concatenate([_padded(values[rows], g.count, fill) for rows, g in zip(members, groups, strict=True)])
+            for values, fill in (
+                (self.slots, tables.filler),
+                (np.arange(len(self.rows)), 0),
+                (self._unconditional_of, 0),
+            )
+        )
+        b.order[: len(order)].copy_(_tensor(order))
+        if not in_order:
+            b.conditional[: len(order)].copy_(_tensor(conditional))
+            b.unconditional[: len(order)].copy_(_tensor(unconditional))
+        streams = self._conditional + self._unconditional
+        return Shape(self._conditional, self._unconditional, streams, False, groups, in_order)
 
-    def _filler_positions(self, tokens: int, total: int) -> Ints:
-        return _positions(tokens, total, self.cache.page_size)
-
-    def _put(self, array: NDArray) -> Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """One pass over chunks of prompts: embeddings [T, H], positions, how they see the cache, and each chunk's end."""
-
-    embeds: Tensor
-    positions: Tensor
-    attend: PagedAttention
-    last: list[int]
-
-
-def read_batch(chunks: Sequence[Chunk], cache: PagedCache, model: GenerativeModel, row_multiple: int) -> Reading:
-    """Lay chunks of prompts side by side."""
-    device = cache.k.device
-    lengths = np.array([chunk.stop - chunk.start for chunk in chunks])
-    tokens = int(lengths.sum())
-    total = _round_up(tokens, row_multiple)
-    rows = np.full(total, len(chunks), np.int64)
-    rows[:tokens] = np.repeat(np.arange(len(chunks)), lengths)
-    positions = _positions(tokens, total, cache.page_size)
-    positions[:tokens] = np.concatenate([np.arange(chunk.start, chunk.stop) for chunk in chunks])
-    held = [np.array(cache.pool.pages(chunk.prompt.sequence), np.int32) for chunk in chunks]
-    where = torch.from_numpy(positions).to(device)
-    attend = PagedAttention(
-        cache.k, cache.v, _page_table(held, cache.scratch, 1, device), torch.from_numpy(rows).int().to(device), where
-    )
-    return Reading(_embed(chunks, model, total, device), where, attend, (np.cumsum(lengths) - 1).tolist())
+    def spread(self, conditional: Tensor, unconditional: Tensor | None) -> Tensor:
+        """Hidden states of the rows' branches -> [streams, H], in the order of the streams, filled up with zeros."""
+        hidden = conditional.new_zeros(self._conditional + self._unconditional, conditional.shape[1])
+        hidden[: len(conditional)] = conditional
+        if unconditional is not None:
+            hidden[self._conditional : self._conditional + len(unconditional)] = unconditional
+        return hidden
 
 
-def _embed(chunks: Sequence[Chunk], model: GenerativeModel, total: int, device: torch.device) -> Tensor:
-    ids = np.zeros(total, np.int64)
-    features: list[tuple[int, Tensor]] = []
-    at = 0
-    for chunk in chunks:
-        begin = 0
-        for segment in chunk.prompt.segments:
-            a, b = max(chunk.start - begin, 0), min(chunk.stop - begin, len(segment))
-            begin += len(segment)
-            if a >= b:
-                continue
-            if segment.features is None:
-                ids[at : at + b - a] = segment.ids[a:b]
-            else:
-                features.append((at, segment.features[a:b]))
-            at += b - a
-    embeds = model.embed(torch.from_numpy(ids).to(device))
-    for start, values in features:
-        embeds[start : start + len(values)] = values.to(embeds)
-    return embeds
+def _padded(values: Ints, count: int, fill: int) -> Ints:
+    return np.concatenate([values, np.full(count - len(values), fill, np.int64)])
 
 
-def _page_table(held: Sequence[NDArray[np.int32]], scratch: int, filler: int, device: torch.device) -> Tensor:
-    """int32 [len(held) + filler, max pages]: unused places and the filler rows name the scratch page."""
-    table = np.full((len(held) + filler, max(map(len, held))), scratch, np.int32)
-    for row, pages in zip(table, held, strict=False):
-        row[: len(pages)] = pages
-    return torch.from_numpy(table).to(device)
-
-
-def _positions(tokens: int, total: int, page_size: int) -> Ints:
-    """Room for `tokens` positions, then those of the filler, all on one page."""
-    return np.arange(-tokens, total - tokens) % page_size
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
+def _tensor(array: NDArray) -> Tensor:
+    return torch.from_numpy(array)

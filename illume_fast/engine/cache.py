@@ -116,12 +116,24 @@ class PromptStore:
         return prompt, fresh
 
     def release(self, prompt: Prompt) -> None:
-        """One user less; an unused prompt stays until its pages are needed, unless it was never read."""
+        """One user less; an unused prompt stays until its pages are needed.
+
+        One that is not read yet stays until then at least: others may have taken its pages for read.
+        """
         prompt.users -= 1
+        if prompt.users == 0 and prompt.ready:
+            self._idle[prompt.atoms] = prompt
+
+    def has_read(self, prompt: Prompt, last_hidden: Tensor) -> None:
+        """The whole prompt stands in the cache; `last_hidden` [H] draws the first token of its answers."""
+        prompt.last_hidden = last_hidden
         if prompt.users == 0:
             self._idle[prompt.atoms] = prompt
-            if not prompt.ready:
-                self._forget(prompt)
+
+    def take_back(self, prompt: Prompt) -> None:
+        """Forget a prompt that was made and is not going to be read."""
+        if prompt.users == 0:
+            self._forget(prompt)
 
     def fork(self, prompt: Prompt, extra: int) -> tuple[int, list[tuple[int, int]]]:
         """A stream of `extra` tokens after the prompt: its sequence, and the pages to copy once the prompt is read.
@@ -138,8 +150,8 @@ class PromptStore:
         return stream, [(pool.pages(prompt.sequence)[shared], pool.pages(stream)[shared])]
 
     def clear(self) -> None:
-        """Forget every idle prompt."""
-        for prompt in list(self._idle.values()):
+        """Forget every prompt that nobody uses."""
+        for prompt in [p for p in self._prompts.values() if p.users == 0]:
             self._forget(prompt)
 
     def _make(self, segments: tuple[Segment, ...], atoms: Atoms) -> Prompt:

@@ -2,11 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from illume_fast.engine.cache import PagedCache
+from illume_fast.engine.batch import filled_up
+from illume_fast.engine.cache import PagedCache, PromptStore
+from illume_fast.engine.graphs import Graphs
 from illume_fast.engine.invariance import products_of, row_multiple
-from illume_fast.engine.request import GenerativeModel, OnStep, Request, Result, Segment
-from illume_fast.engine.run import Run
+from illume_fast.engine.request import GenerativeModel, OnPartial, OnStep, Request, Result, Segment
+from illume_fast.engine.run import Machine, Run
+from illume_fast.engine.step import Buffers
+from illume_fast.engine.tables import Tables
 
 _DEFAULT_CACHE_BYTES = 2**30
 
@@ -18,7 +23,8 @@ class EngineConfig:
     `max_batch` samples draw together (guidance doubles the streams, not this number). The cache holds `cache_tokens`
     tokens, by default what fits in 1 GiB. Prompts are read in passes of at most `read_tokens` tokens. With
     `invariant`, batches are filled up so that a row's bits do not depend on its neighbours (see `invariance`); this
-    costs up to seven idle rows in a step and changes nothing from eight streams on.
+    costs up to seven idle rows in a step and changes nothing from eight streams on. With `graphs` steps are recorded
+    and replayed (see `graphs`): None does so where it can be done, True raises RuntimeError where it cannot.
     """
 
     max_batch: int = 64
@@ -26,6 +32,7 @@ class EngineConfig:
     page_size: int = 16
     read_tokens: int = 1024
     invariant: bool = True
+    graphs: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "page_size", "read_tokens"):
@@ -60,25 +67,55 @@ class Engine:
             most = max(2 * self.config.max_batch, self.config.read_tokens)
             self.row_multiple = row_multiple(products_of(model.decoder, head), most)
         self.cache = PagedCache(shape, pages, self.config.page_size, self.dtype, self.device)
-        self._running = False
+        self.graphs = Graphs(self.device, self.config.graphs)
+        self._machine = self._build()
+        self._run: Run | None = None
 
-    def generate(self, requests: Iterable[Request], on_step: OnStep | None = None) -> Iterator[Result]:
+    def _build(self) -> Machine:
+        config, cache = self.config, self.cache
+        rounding = partial(filled_up, multiple=self.row_multiple, few_sizes=self.device.type == "cuda")
+        rows = rounding(config.max_batch)
+        places = rows + config.max_batch * rounding(1)  # at worst each row is a group of its own
+        longest = min(self.model.decoder.config.max_position_embeddings, cache.capacity * config.page_size)
+        return Machine(
+            model=self.model,
+            cache=cache,
+            store=PromptStore(cache),
+            tables=Tables(config.max_batch, self.device),
+            buffers=Buffers(rows, places, cache.pages_for(longest), cache.scratch, self.device),
+            graphs=self.graphs,
+            rounding=rounding,
+            read_tokens=config.read_tokens,
+            row_multiple=self.row_multiple,
+        )
+
+    def generate(
+        self, requests: Iterable[Request], on_step: OnStep | None = None, on_partial: OnPartial | None = None
+    ) -> Iterator[Result]:
         """Yield every sample of every request as it finishes; failures come as results with an `error`.
 
-        `requests` is read lazily, a request at a time as room appears. `on_step` is called after every step.
+        `requests` is read lazily, a request at a time as room appears. `on_step` is called after every step, and
+        `on_partial` with samples under way, as often as their requests ask (`Request.partial_every`).
 
         Raises:
             RuntimeError: the engine is already generating, or pages leaked.
         """
-        if self._running:
+        if self._run is not None:
             raise RuntimeError("engine: already generating; finish or close the first run before starting another")
-        self._running = True
+        self._run = Run(self._machine, on_step, on_partial)
         try:
-            run = Run(self.model, self.cache, self.config.max_batch, self.config.read_tokens, self.row_multiple)
-            yield from run.results(requests, self.refusal, on_step)
+            yield from self._run.results(requests, self.refusal)
         finally:
-            self._running = False
+            self._run = None
             self.cache.check()
+
+    def cancel(self, request_id: str) -> None:
+        """Let every sample of a request go at the next step; they are yielded with finish "cancelled" and an `error`.
+
+        From any thread. Does nothing where the request is unknown, or nothing is being generated.
+        """
+        if (run := self._run) is not None:
+            run.cancel(request_id)
 
     def refusal(self, request: Request) -> str | None:
         """Why `request` cannot run on this engine, in one line, or None."""

@@ -11,12 +11,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+Ranges = tuple[tuple[int, int], ...]
+
 
 @dataclass(frozen=True)
 class Site:
     """A kind of draw: legal ids as ascending, disjoint ranges [lo, hi), and which sampling set is used."""
 
-    ranges: tuple[tuple[int, int], ...]
+    ranges: Ranges
     set: int = 0
 
     def __post_init__(self) -> None:

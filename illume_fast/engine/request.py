@@ -121,17 +121,24 @@ GREEDY = SamplingSet(temperature=0.0)
 class SamplingParams:
     """One `SamplingSet` per kind of token (a plan's sites index them), and the guidance scale of the request.
 
-    Guidance 1 means none: the unconditional prompt is then not even read.
+    Guidance 1 means none: the unconditional prompt is then not even read. Other guidance holds for the answer's steps
+    from `guidance_from` until before `guidance_until` (None: to the end), forced ids counted; once it is over, the
+    unconditional branch costs nothing more.
     """
 
     sets: tuple[SamplingSet, ...] = (SamplingSet(),)
     guidance: float = 1.0
+    guidance_from: int = 0
+    guidance_until: int | None = None
 
     def __post_init__(self) -> None:
         if not self.sets:
             raise ValueError("sampling: at least one sampling set is needed")
         if not abs(self.guidance) < float("inf"):
             raise ValueError(f"sampling: guidance must be a finite number, got {self.guidance}")
+        until = self.guidance_until
+        if self.guidance_from < 0 or (until is not None and until < self.guidance_from):
+            raise ValueError(f"sampling: guidance from step {self.guidance_from} until {until} is no stretch of steps")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -140,7 +147,8 @@ class Request:
 
     `unconditional` is the prompt of the second branch of classifier-free guidance; guidance other than 1 needs it.
     Sample `k` draws with `sample_seed(seed, k)`, so each can be made again alone; the draw at step s of the answer,
-    forced ids counted, has step s. `tag` comes back untouched.
+    forced ids counted, has step s. With `partial_every` the engine's `on_partial` is told of a sample after every so
+    many of its draws. `tag` comes back untouched.
     """
 
     id: str
@@ -150,12 +158,21 @@ class Request:
     unconditional: tuple[Segment, ...] | None = None
     seed: int = 0
     n: int = 1
+    partial_every: int = 0
     tag: Any = None
 
     @property
     def guided(self) -> bool:
-        """Whether a second, unconditional stream runs beside each sample."""
-        return self.sampling.guidance != 1.0
+        """Whether a second, unconditional stream runs beside each sample, if only for a while."""
+        sampling = self.sampling
+        return sampling.guidance != 1.0 and sampling.guidance_until not in (0, sampling.guidance_from)
+
+    @property
+    def guided_draws(self) -> int:
+        """Draws made before guidance is over."""
+        until = self.sampling.guidance_until
+        draws = self.plan.draws
+        return len(draws) if until is None else int(np.searchsorted(draws, until)) if self.guided else 0
 
     def problem(self) -> str | None:
         """Why this request can never run on any engine, in one line, or None."""
@@ -167,6 +184,8 @@ class Request:
             return "the prompt is empty"
         if self.guided and not sum(map(len, self.unconditional or ())):
             return f"guidance {self.sampling.guidance:g} asked, but there is no unconditional prompt; use guidance 1"
+        if self.partial_every < 0:
+            return f"partial_every must be 0 (never) or positive, got {self.partial_every}"
         needed = 1 + max((site.set for site in self.plan.sites), default=0)
         if needed > len(self.sampling.sets):
             return f"the plan uses {needed} sampling sets, but {len(self.sampling.sets)} were given"
@@ -182,8 +201,8 @@ class Result:
     """One finished sample, or the error that ended it.
 
     `ids` int64[S] is the answer with forced tokens and, when it ended early, the stop id. `finish` is "plan" (the
-    plan was drawn to its end), "stop" (a stop id came) or "error"; `error` is set in the last case and `ids` is empty.
-    A request refused whole yields one `Result` with `sample` 0.
+    plan was drawn to its end), "stop" (a stop id came), "cancelled" or "error"; `error` is set in the last two cases
+    and `ids` is empty. A request refused whole yields one `Result` with `sample` 0.
     """
 
     request: Request
@@ -200,11 +219,20 @@ class Result:
         return cls(request=request, sample=sample, seed=seed, ids=torch.tensor(ids, dtype=torch.int64), finish=finish)
 
     @classmethod
-    def failed(cls, request: Request, sample: int, reason: str) -> "Result":
+    def failed(cls, request: Request, sample: int, reason: str, finish: str = "error") -> "Result":
         """A sample that could not be made."""
         error = RequestError(f"request {request.id!r}: {reason}")
         ids, seed = torch.empty(0, dtype=torch.int64), sample_seed(request.seed, sample)
-        return cls(request=request, sample=sample, seed=seed, ids=ids, finish="error", error=error)
+        return cls(request=request, sample=sample, seed=seed, ids=ids, finish=finish, error=error)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Partial:
+    """A sample under way: `ids` int64[S'] is its answer so far, with the forced ids before the next draw."""
+
+    request: Request
+    sample: int
+    ids: Tensor
 
 
 @dataclass(frozen=True)
@@ -219,6 +247,7 @@ class Progress:
 
 
 OnStep = Callable[[Progress], None]
+OnPartial = Callable[[Partial], None]
 
 _MASK = 2**64 - 1
 

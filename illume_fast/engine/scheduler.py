@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from illume_fast.engine.cache import PagedCache, Prompt, PromptStore
+from illume_fast.engine.cache import Prompt, PromptStore
 from illume_fast.engine.request import Request, Segment, sample_seed
 from illume_fast.kernels.paging import OutOfPages
 
 
 @dataclass(eq=False)
 class Row:
-    """One sample in flight: its branches' prompts and streams (pages as int32[.]), and how many ids were drawn."""
+    """One sample in flight: its branches' prompts and streams (pages as int32[.]), and its place among the rows."""
 
     request: Request
     sample: int
@@ -27,11 +27,15 @@ class Row:
     pages: tuple[NDArray[np.int32], ...]
     copies: list[tuple[int, int]]
     slot: int
-    drawn: int = 0
 
     @property
     def seed(self) -> int:
         return sample_seed(self.request.seed, self.sample)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether it still has an unconditional branch."""
+        return len(self.streams) == 2
 
     @property
     def ready(self) -> bool:
@@ -57,9 +61,9 @@ def branches(request: Request) -> tuple[tuple[Segment, ...], ...]:
 class Scheduler:
     """Takes samples in order, as long as rows and pages are free."""
 
-    def __init__(self, cache: PagedCache, max_rows: int) -> None:
-        self.cache = cache
-        self.store = PromptStore(cache)
+    def __init__(self, store: PromptStore, max_rows: int) -> None:
+        self.store = store
+        self.cache = store.cache
         self.active: list[Row] = []
         self.waiting: list[Row] = []
         self._reading: deque[Prompt] = deque()
@@ -126,6 +130,8 @@ class Scheduler:
                 copies += pairs
         except OutOfPages:
             self._give_back(prompts, streams)
+            for prompt in unread:
+                self.store.take_back(prompt)
             return False
         pages = tuple(np.array(self.cache.pool.pages(stream), np.int32) for stream in streams)
         self.waiting.append(Row(request, sample, tuple(prompts), tuple(streams), pages, copies, self._free_slots.pop()))
@@ -157,6 +163,16 @@ class Scheduler:
     def retire(self, row: Row) -> None:
         """A row leaves; its pages come back."""
         self.active.remove(row)
+        self._free(row)
+
+    def end_guidance(self, row: Row) -> None:
+        """The row's unconditional branch leaves; its pages come back."""
+        self._give_back(row.prompts[1:], row.streams[1:])
+        row.prompts, row.streams, row.pages = row.prompts[:1], row.streams[:1], row.pages[:1]
+
+    def abandon(self, row: Row) -> None:
+        """A row leaves, whether it draws already or still waits for its prompts."""
+        (self.active if row in self.active else self.waiting).remove(row)
         self._free(row)
 
     def close(self) -> None:

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from illume_fast.model.config import DecoderConfig
 from illume_fast.model.layers import Linear, RMSNorm, are_plain, once_in_autocast, runs_ops
 from illume_fast.ops.decode_attention import decode_attention
-from illume_fast.ops.paged_append import paged_append
-from illume_fast.ops.paged_attention import paged_prefill_attention
 from illume_fast.ops.qkv_linear import qkv_linear
 from illume_fast.ops.rope import rope
 
@@ -102,8 +100,8 @@ class PagedAttention:
     """Flat tokens [T] of several sequences over a paged cache; appends their keys and values, then attends.
 
     Token t stands at `positions[t]` of the sequence in row `rows[t]` of `page_table` (int32 [rows, max_pages]), or in
-    row t where `rows` is None: each row then brings one token, and one op does it all. `k_pages` and `v_pages` are
-    [layers, pages, page_size, Hkv, D].
+    row t where `rows` is None: each row then brings one token. `k_pages` and `v_pages` are [layers, pages, page_size,
+    Hkv, D].
     """
 
     k_pages: Tensor
@@ -115,11 +113,8 @@ class PagedAttention:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         k_pages, v_pages = self.k_pages[layer], self.v_pages[layer]
         scale = q.shape[-1] ** -0.5
-        if self.rows is None:
-            return decode_attention(q, k, v, cos, sin, k_pages, v_pages, self.page_table, self.positions, scale)
-        q, k = rope(q, k, cos, sin)
-        paged_append(k, v, k_pages, v_pages, self.page_table, self.rows, self.positions)
-        return paged_prefill_attention(q, k_pages, v_pages, self.page_table, self.rows, self.positions, scale)
+        table, rows = self.page_table, self.rows
+        return decode_attention(q, k, v, cos, sin, k_pages, v_pages, table, self.positions, scale, rows)
 
 
 class SelfAttention(nn.Module):

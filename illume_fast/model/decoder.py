@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from illume_fast.model.attention import Attend, CausalAttention, SelfAttention
 from illume_fast.model.config import DecoderConfig
 from illume_fast.model.head import Head
-from illume_fast.model.layers import RMSNorm, SwiGLU, dropout, rotary_table
+from illume_fast.model.layers import RMSNorm, SwiGLU, are_plain, dropout, rotary_table, runs_ops
+from illume_fast.ops.gather_rows import gather_rows
 
 _INIT_STD = 0.02
 
@@ -54,17 +55,29 @@ class Decoder(nn.Module):
         )
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
         initialise(self)
 
     def forward(self, inputs_embeds: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """inputs_embeds [..., T, H] and integer positions [..., T] -> hidden states [..., T, H] after the last norm."""
-        cos, sin = rotary_table(positions, self.config.head_size, self.config.rope_theta)
+        cos, sin = self._angles(positions)
         x = dropout(inputs_embeds, self.config.dropout, self.training)
         first, *others = self.layers
         x, residual = first(x, None, cos, sin, attend)
         for layer in others:
             x, residual = layer(x, residual, cos, sin, attend)
         return self.norm.after_sum(x, residual)[0]
+
+    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines at `positions`; while generating, taken from tables of all positions there can be."""
+        config, device = self.config, positions.device
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or positions.dtype != torch.int64:
+            return rotary_table(positions, config.head_size, config.rope_theta)
+        if device not in self._tables:
+            every = torch.arange(config.max_position_embeddings, device=device)
+            self._tables[device] = rotary_table(every, config.head_size, config.rope_theta)
+        cos, sin = self._tables[device]
+        return gather_rows(cos, positions), gather_rows(sin, positions)
 
 
 class CausalLM(nn.Module):
@@ -95,7 +108,8 @@ class CausalLM(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Ids [...] -> embeddings [..., H]."""
-        return self.model.embed_tokens(ids)
+        table = self.model.embed_tokens
+        return gather_rows(table.weight, ids) if runs_ops(table.weight) and are_plain(table) else table(ids)
 
     def logits(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
         """Ids [B, T] -> logits [B, T, V] of one full causal pass; `keep` (bool [B, T]) is False at left padding."""

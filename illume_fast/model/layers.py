@@ -59,7 +59,10 @@ def runs_ops(x: Tensor) -> bool:
 
 def are_plain(*layers: nn.Module) -> bool:
     """Whether nothing but a weight stands behind each layer: no adapter, no quantisation, no hook."""
-    return all(type(layer) is Linear and not layer._forward_hooks and not layer._forward_pre_hooks for layer in layers)
+    return all(
+        type(layer) in (Linear, nn.Embedding) and not layer._forward_hooks and not layer._forward_pre_hooks
+        for layer in layers
+    )
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:

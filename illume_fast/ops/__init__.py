@@ -10,11 +10,13 @@ from illume_fast.ops.code_statistics import code_statistics
 from illume_fast.ops.codebook_ema import codebook_ema
 from illume_fast.ops.decode_attention import decode_attention
 from illume_fast.ops.dispatch import use_backend
+from illume_fast.ops.gather_rows import gather_rows
 from illume_fast.ops.linear import linear
 from illume_fast.ops.linear_cross_entropy import cross_entropy_within_ranges, linear_cross_entropy
 from illume_fast.ops.nearest_code import PackedCodebook, nearest_code
 from illume_fast.ops.paged_append import paged_append
 from illume_fast.ops.paged_attention import paged_attention, paged_prefill_attention
+from illume_fast.ops.plan_steps import plan_draw, plan_feed, plan_record
 from illume_fast.ops.qkv_linear import qkv_linear
 from illume_fast.ops.quantize import quantize
 from illume_fast.ops.rms_norm import add_rms_norm, rms_norm
@@ -31,12 +33,16 @@ __all__ = [
     "codebook_ema",
     "cross_entropy_within_ranges",
     "decode_attention",
+    "gather_rows",
     "linear",
     "linear_cross_entropy",
     "nearest_code",
     "paged_append",
     "paged_attention",
     "paged_prefill_attention",
+    "plan_draw",
+    "plan_feed",
+    "plan_record",
     "qkv_linear",
     "quantize",
     "rms_norm",

@@ -1,5 +1,8 @@
 """`cfg_sample` from hidden states: the head is linear, so mix first and multiply once, by the legal rows only."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +34,7 @@ def cfg_head_sample_reference(
     seed_rows: Tensor | None,
     step_rows: Tensor | None,
     bias: Tensor | None = None,
+    holes: list[int] | None = None,
 ) -> Tensor:
     """What `cfg_head_sample` calls, for one range of ids and with the parameters of `cfg_sample_reference`."""
     hidden = hidden_cond
@@ -44,6 +48,8 @@ def cfg_head_sample_reference(
     logits = F.linear(hidden.to(weight.dtype), weight[lo:hi], None if bias is None else bias[lo:hi])
     filters = (temperature, top_k, top_p, min_p, seed, step)
     filter_rows = (temperature_rows, top_k_rows, top_p_rows, min_p_rows, seed_rows, step_rows)
+    for start, end in _pairs(holes):
+        logits[:, start - lo : end - lo] = -torch.inf
     ids = cfg_sample_reference(logits, None, 1.0, *filters, None, *filter_rows)
     return torch.where(ids < 0, ids, ids + lo)
 
@@ -54,9 +60,9 @@ def _check(
     weight: Tensor,
     lo: int,
     hi: int,
-    *others: float | Tensor | None,
+    *others: Any,
 ) -> None:
-    *parameters, bias = others
+    parameters, bias, holes = others[:-2], *others[-2:]
     name = "cfg_head_sample"
     if hidden_cond.dim() != 2 or weight.dim() != 2 or hidden_cond.shape[1] != weight.shape[1]:
         shapes = f"{tuple(hidden_cond.shape)} and {tuple(weight.shape)}"
@@ -77,7 +83,14 @@ def _check(
             raise RuntimeError(f"{name}: devices {hidden_cond.device} and {other.device} differ")
     if not 0 <= lo <= hi <= weight.shape[0]:
         raise RuntimeError(f"{name}: rows ({lo}, {hi}) do not lie in the {weight.shape[0]} rows of weight")
+    for start, end in _pairs(holes):
+        if not lo <= start <= end <= hi:
+            raise RuntimeError(f"{name}: rows {start} to {end} are to be left out of ({lo}, {hi})")
     check_rows(name, hidden_cond, tuple(parameters[7:]))
+
+
+def _pairs(flat: list[int] | None) -> list[tuple[int, int]]:
+    return list(zip(flat[::2], flat[1::2], strict=True)) if flat else []
 
 
 cfg_head_sample_op = declare(
@@ -94,7 +107,7 @@ def cfg_head_sample(
     hidden_cond: Tensor,
     hidden_uncond: Tensor | None,
     weight: Tensor,
-    rows: tuple[int, int] | Tensor,
+    rows: tuple[int, int] | Sequence[tuple[int, int]] | Tensor,
     *,
     guidance: float | Tensor,
     temperature: float | Tensor = 1.0,
@@ -108,9 +121,10 @@ def cfg_head_sample(
     """Draw one id per row from `weight[lo:hi] @ hidden`, hidden states mixed by guidance in float32 beforehand.
 
     `hidden_cond`, `hidden_uncond` [B, H] (the latter None at guidance 1); `weight` [V, H] and `bias` [V] or None, of
-    one dtype; the mix is rounded to it, and so are the logits. `rows` = (lo, hi) are the ids that may be drawn, or an
-    integer tensor [B, 2] of them, which is read on the host and whose equal ranges share a product (not for compiled
-    code). The parameters, the rule of the draw and the bad rows are those of `cfg_sample`.
+    one dtype; the mix is rounded to it, and so are the logits. `rows` = (lo, hi) are the ids that may be drawn; or
+    several such ranges, ascending and disjoint; or an integer tensor [B, 2] with one for each row, which is read on the
+    host and whose equal ranges share a product (not for compiled code). The parameters, the rule of the draw and the
+    bad rows are those of `cfg_sample`.
 
     Returns int64 [B], ids of the whole vocabulary, -1 for bad rows.
     """
@@ -125,8 +139,8 @@ def cfg_head_sample(
     }
     numbers, per_row = split("cfg_head_sample", hidden_uncond is not None, values)
     if not isinstance(rows, Tensor):
-        lo, hi = rows
-        return cfg_head_sample_op(hidden_cond, hidden_uncond, weight, lo, hi, *numbers, *per_row, bias)
+        lo, hi, holes = _hull(rows)
+        return cfg_head_sample_op(hidden_cond, hidden_uncond, weight, lo, hi, *numbers, *per_row, bias, holes)
     if rows.dtype.is_floating_point or tuple(rows.shape) != (hidden_cond.shape[0], 2):
         shape = f"[{hidden_cond.shape[0]}, 2]"
         raise RuntimeError(f"cfg_head_sample: rows is {rows.dtype} {tuple(rows.shape)}, it must be integers {shape}")
@@ -147,3 +161,11 @@ def cfg_head_sample(
             bias,
         )
     return ids
+
+
+def _hull(rows: tuple[int, int] | Sequence[tuple[int, int]]) -> tuple[int, int, list[int] | None]:
+    """The least range that holds all of `rows`, and the ends of what lies between them."""
+    ends: list[Any] = [end for pair in rows for end in (pair if isinstance(pair, tuple) else (pair,))]
+    if not ends or len(ends) % 2 or (len(ends) > 2 and sorted(ends) != ends):
+        raise RuntimeError(f"cfg_head_sample: rows {rows} are not ascending, disjoint ranges")
+    return ends[0], ends[-1], ends[1:-1] or None

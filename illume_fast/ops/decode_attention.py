@@ -10,7 +10,7 @@ from illume_fast.kernels.cpu import decode_attention as cpu
 from illume_fast.kernels.cpu.paged_append import declines_pages
 from illume_fast.ops.dispatch import Backend, declare
 from illume_fast.ops.paged_append import paged_append
-from illume_fast.ops.paged_attention import paged_attention
+from illume_fast.ops.paged_attention import paged_attention, paged_prefill_attention
 from illume_fast.ops.paged_cache import STORAGE_TYPES, check_devices, check_indices, check_pages, raise_out_of_range
 from illume_fast.ops.rope import rope
 
@@ -26,22 +26,26 @@ def decode_attention_reference(
     page_table: Tensor,
     positions: Tensor,
     scale: float,
+    rows: Tensor | None = None,
 ) -> Tensor:
-    """`rope` of q and k, `paged_append` of k and v, then `paged_attention`: one new token for each row of the table.
+    """`rope` of q and k, `paged_append` of k and v, then `paged_attention`, for tokens of several sequences.
 
     `q` is [B, Hq, D], `k` and `v` [B, Hkv, D], not yet turned and of one dtype; `cos` and `sin` are float32 [B, D / 2]
-    (float64 with float64). Token b goes to `positions[b]` (int32 or int64 [B]) of row b of `page_table` (int32
-    [rows >= B, max_pages]) and sees positions 0 to positions[b] of that row; all tokens are written before any looks.
-    Pages are as for `paged_attention`. Returns [B, Hq, D] contiguous, with the bits that the three ops give.
+    (float64 with float64). Token b goes to `positions[b]` of row `rows[b]` (both int32 or int64 [B]; row b where rows
+    is None) of `page_table` (int32 [rows, max_pages]) and sees positions 0 to positions[b] of that row; all tokens are
+    written before any looks. Pages are as for `paged_attention`. Returns [B, Hq, D] contiguous, with the bits that the
+    three ops give.
 
     Raises:
         RuntimeError: naming a position or page that is out of range. On a GPU, to save waiting for it, such a token is
             not written and gets NaN instead.
     """
     q, k = rope(q, k, cos, sin)
-    rows = torch.arange(q.shape[0], device=q.device)
-    paged_append(k, v, k_pages, v_pages, page_table, rows, positions)
-    return paged_attention(q, k_pages, v_pages, page_table, positions + 1, scale)
+    own = torch.arange(q.shape[0], device=q.device) if rows is None else rows
+    paged_append(k, v, k_pages, v_pages, page_table, own, positions)
+    if rows is None:
+        return paged_attention(q, k_pages, v_pages, page_table, positions + 1, scale)
+    return paged_prefill_attention(q, k_pages, v_pages, page_table, rows, positions, scale)
 
 
 def _check(
@@ -55,6 +59,7 @@ def _check(
     page_table: Tensor,
     positions: Tensor,
     scale: float,
+    rows: Tensor | None,
 ) -> None:
     op = "decode_attention"
     shape, keys = q.shape, k.shape
@@ -74,17 +79,18 @@ def _check(
                 f"{wide} [B, D / 2]"
             )
     check_pages(op, keys[1], keys[2], k_pages, v_pages, page_table)
-    check_indices(op, q, positions=positions)
+    check_indices(op, q, positions=positions, **({} if rows is None else {"rows": rows}))
     check_devices(op, q, k, v, cos, sin, k_pages, v_pages, page_table)
-    if page_table.shape[0] < shape[0]:
+    if rows is None and page_table.shape[0] < shape[0]:
         raise RuntimeError(f"{op}: {shape[0]} tokens, but page_table has {page_table.shape[0]} rows")
 
 
 def _run_cpu(*arguments: Any) -> Tensor:
     out, bad = cpu.run(*arguments)
     if bad >= 0:
-        k_pages, _, page_table, positions, _ = arguments[5:]
-        raise_out_of_range("decode_attention", k_pages, page_table, torch.arange(len(out)), positions, bad)
+        k_pages, _, page_table, positions, _, rows = arguments[5:]
+        rows = torch.arange(len(out)) if rows is None else rows
+        raise_out_of_range("decode_attention", k_pages, page_table, rows, positions, bad)
     return out
 
 

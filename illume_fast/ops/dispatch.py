@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +27,10 @@ _PLAIN = frozenset({float, int, bool, str, type(None)})
 _forced: ContextVar[str | None] = ContextVar("backend", default=os.environ.get("ILLUME_FAST_BACKEND") or None)
 
 
+# how many dispatch modes of this thread the ops may run under as if there were none
+_ignored = threading.local()
+
+
 @dataclass(frozen=True)
 class Backend:
     """A way to run an op. `declines` takes the op's arguments and returns why it cannot run them, or None."""
@@ -46,6 +51,20 @@ def use_backend(name: str | None) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+@contextmanager
+def ops_run_plainly() -> Iterator[None]:
+    """Inside the block, the ops do not tell the dispatch modes that are active at its beginning of themselves.
+
+    Such a mode sees what a backend asks of torch, and not the op as a whole.
+    """
+    before = getattr(_ignored, "modes", 0)
+    _ignored.modes = _dispatch_modes()
+    try:
+        yield
+    finally:
+        _ignored.modes = before
 
 
 def forced_backend() -> str | None:
@@ -188,7 +207,7 @@ def declare(
 def _is_traced() -> bool:
     """Whether something other than plain eager execution is watching: dispatch modes, functorch, jit, forward AD."""
     return (
-        _dispatch_modes() > 0
+        (_dispatch_modes() > 0 and _dispatch_modes() > getattr(_ignored, "modes", 0))
         or _function_modes() > 0
         or _functorch_level() is not None
         or _jit_trace() is not None

@@ -18,9 +18,10 @@ def run(
     lo: int,
     hi: int,
     guidance: float,
-    *parameters: float | Tensor | None,
+    *parameters: float | Tensor | list[int] | None,
 ) -> Tensor:
-    filters, guidance_rows, filter_rows, bias = parameters[:6], parameters[6], parameters[7:13], parameters[13]
+    filters, guidance_rows, filter_rows = parameters[:6], parameters[6], parameters[7:13]
+    bias, holes = parameters[13:]
     if isinstance(bias, Tensor):
         bias = bias[lo:hi]
     if hidden_uncond is None:
@@ -28,6 +29,9 @@ def run(
     else:
         hidden = _mixed(hidden_cond, hidden_uncond, weight.dtype, guidance, guidance_rows)
     logits = linear.run(hidden, weight[lo:hi], bias)
+    if holes:
+        code, (rows, size) = native.DTYPE_CODES[logits.dtype], logits.shape
+        native._C.mask_columns(code, logits.data_ptr(), rows, size, [column - lo for column in holes])
     return cfg_sample.sample(logits, None, lo, (1.0, *filters), (None, *filter_rows))
 
 

@@ -25,10 +25,12 @@ def run(
     page_table: Tensor,
     positions: Tensor,
     scale: float,
+    rows: Tensor | None,
 ) -> tuple[Tensor, int]:
     """The result, and -1 or the first token that is out of range; the result is unfinished then."""
     q, k, v, page_table = packed_heads(q), packed_heads(k), packed_heads(v), packed_table(page_table)
     cos, sin, positions = cos.contiguous(), sin.contiguous(), positions.contiguous()
+    rows = None if rows is None else rows.contiguous()
     q_turned, k_turned, out = (
         torch.empty(q.shape, dtype=q.dtype),
         torch.empty(k.shape, dtype=k.dtype),
@@ -43,6 +45,8 @@ def run(
         cos.data_ptr(),
         sin.data_ptr(),
         *cache_arguments(k_pages, v_pages, page_table),
+        0 if rows is None else rows.data_ptr(),
+        rows is not None and rows.dtype is torch.int64,
         positions.data_ptr(),
         positions.dtype is torch.int64,
         scale,

@@ -19,9 +19,10 @@ def run(
     lo: int,
     hi: int,
     guidance: float,
-    *parameters: float | Tensor | None,
+    *parameters: float | Tensor | list[int] | None,
 ) -> Tensor:
-    filters, guidance_rows, filter_rows, bias = parameters[:6], parameters[6], parameters[7:13], parameters[13]
+    filters, guidance_rows, filter_rows = parameters[:6], parameters[6], parameters[7:13]
+    bias, holes = parameters[13:]
     if isinstance(bias, Tensor):
         bias = bias[lo:hi]
     if hidden_uncond is None or hidden_cond.numel() == 0:
@@ -29,6 +30,8 @@ def run(
     else:
         hidden = _mixed(hidden_cond, hidden_uncond, weight.dtype, guidance, guidance_rows)
     logits = F.linear(hidden, weight[lo:hi], bias)
+    for start, end in zip(holes[::2], holes[1::2], strict=True) if holes else ():
+        logits[:, start - lo : end - lo] = -torch.inf
     return cfg_sample.sample(logits, None, lo, (1.0, *filters), (None, *filter_rows))
 
 

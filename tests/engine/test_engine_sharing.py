@@ -36,7 +36,7 @@ def counting():
 def read_and_steps(counting, requests, **changes):
     """Tokens of the first pass (the prompts, when read in one) and the number of later ones."""
     counting.passes.clear()
-    run(small_engine(counting, invariant=False, read_tokens=512, **changes), requests)
+    run(small_engine(counting, invariant=False, graphs=False, read_tokens=512, **changes), requests)
     return counting.passes[0], len(counting.passes) - 1
 
 

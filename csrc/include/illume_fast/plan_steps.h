@@ -1,0 +1,60 @@
+// Where the rows of a batch stand in their plans: what a decoding step feeds, how it draws, and what it writes down. Each
+// row has a slot, a line of every table; the last slot belongs to nobody and fills batches up.
+#pragma once
+
+#include <cstdint>
+
+namespace illume_fast {
+
+// answers [slots, width]: ids, forced ones included. draw_step [slots, draws]: the step of the answer at which draw d is
+// made. drawn [slots]: draws made so far.
+struct PlanTables {
+  int64_t* answers;
+  int64_t width;
+  const int64_t* draw_step;
+  int64_t draws;
+  int64_t* drawn;
+  int64_t slots;
+};
+
+// The tokens between the last draw and the next of each stream s, which writes the answer of slot slot_of[s] from position
+// start[s] on: ids (0 for a bad draw's -1), positions, streams [tokens], and last [streams], the place of each stream's
+// newest. Places left over get id 0, stream `filler` and positions from 0 on that stay below `page_size`. Returns -1, or the
+// first stream for whose tokens there is no room or no plan.
+int64_t plan_feed(const PlanTables& plan, const int64_t* slot_of, const int64_t* start, int64_t streams, int64_t filler,
+                  int64_t page_size, int64_t* ids, int64_t* positions, int64_t* stream_of, int64_t* last, int64_t tokens);
+
+// Of each kind of draw, [slots, kinds], and of each slot.
+struct PlanSettings {
+  const int64_t* draw_kind;  // [slots, draws]
+  int64_t kinds;
+  const float* temperature;
+  const int64_t* top_k;
+  const float* top_p;
+  const float* min_p;
+  const float* guidance;         // [slots]
+  const int64_t* guidance_from;  // [slots]: the first step with guidance, and the first without it again
+  const int64_t* guidance_until;
+  const int64_t* seed;
+};
+
+// One entry per row of a draw.
+struct DrawParameters {
+  int64_t* step;
+  int64_t* seed;
+  float* guidance;
+  float* temperature;
+  int64_t* top_k;
+  float* top_p;
+  float* min_p;
+};
+
+// How the next draw of each slot in `order` [rows] is made. Returns -1, or the first row without a next draw.
+int64_t plan_draw(const PlanTables& plan, const PlanSettings& settings, const int64_t* order, int64_t rows,
+                  const DrawParameters& out);
+
+// Writes the ids drawn by the slots in `order` into their answers and into latest [slots], and counts the draws, except for
+// the last slot's.
+int64_t plan_record(const PlanTables& plan, const int64_t* order, const int64_t* ids, int64_t rows, int64_t* latest);
+
+}  // namespace illume_fast

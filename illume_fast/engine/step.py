@@ -1,0 +1,138 @@
+"""One decoding step as the device sees it: fixed shapes, tables and ops, nothing looked at on the host.
+
+That makes it a thing that can be recorded once and replayed (see `graphs`). Its last ops are those that write down what
+was drawn; so a step that breaks off before can be made again.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from illume_fast.engine.cache import PagedCache
+from illume_fast.engine.plan import Ranges
+from illume_fast.engine.request import GenerativeModel
+from illume_fast.engine.tables import Tables
+from illume_fast.model.attention import PagedAttention
+from illume_fast.model.head import Head
+from illume_fast.ops.cfg_head_sample import cfg_head_sample
+from illume_fast.ops.gather_rows import gather_rows
+from illume_fast.ops.plan_steps import plan_draw, plan_feed, plan_record
+
+
+@dataclass(frozen=True)
+class Group:
+    """`count` rows that draw from the same ids, and so share a product with the head; `guided` if any of them is."""
+
+    ranges: Ranges
+    count: int
+    guided: bool
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What two steps must have in common to be one recording.
+
+    Streams are conditional ones, one for each row, then unconditional ones; both numbers and `tokens` include what
+    fills the batch up. With `runs`, some stream brings several tokens. `in_order`: the rows are one group, all guided
+    or none, in the order of their streams.
+    """
+
+    conditional: int
+    unconditional: int
+    tokens: int
+    runs: bool
+    groups: tuple[Group, ...]
+    in_order: bool
+
+    @property
+    def streams(self) -> int:
+        return self.conditional + self.unconditional
+
+
+class Buffers:
+    """What a step is told of the batch, always at the same addresses.
+
+    `slot_of` and `start` [streams]: the slot a stream draws for, and its position of the answer's step 0. `page_table`
+    int32 [streams + 1, max_pages], the last row being the filler's. By group, each filled up: `order` [places] (slots),
+    `conditional` and `unconditional` [places], each row's streams.
+    """
+
+    def __init__(self, rows: int, places: int, max_pages: int, scratch: int, device: torch.device) -> None:
+        self.slot_of, self.start, self.order, self.conditional, self.unconditional = (
+            torch.zeros(size, dtype=torch.int64, device=device) for size in (2 * rows, 2 * rows, *(places,) * 3)
+        )
+        self.page_table = torch.full((2 * rows + 1, max_pages), scratch, dtype=torch.int32, device=device)
+        self.filler = 2 * rows
+
+
+@torch.no_grad()
+def decode(model: GenerativeModel, tables: Tables, buffers: Buffers, cache: PagedCache, shape: Shape) -> None:
+    """Feed every stream what stands between its last draw and its next, and make that draw for every row."""
+    ids, positions, stream_of, last = plan_feed(
+        tables.answers,
+        tables.draw_step,
+        tables.drawn_there,
+        buffers.slot_of[: shape.streams],
+        buffers.start[: shape.streams],
+        buffers.filler,
+        cache.page_size,
+        shape.tokens,
+    )
+    rows = stream_of if shape.runs else None
+    attend = PagedAttention(cache.k, cache.v, buffers.page_table, rows, positions)
+    hidden = model.decoder(model.embed(ids), positions, attend)
+    draw(model.head, tables, buffers, shape, gather_rows(hidden, last) if shape.runs else hidden)
+
+
+@torch.no_grad()
+def draw(head: Head, tables: Tables, buffers: Buffers, shape: Shape, hidden: Tensor) -> None:
+    """Draw for every row from hidden states [streams, H], ordered as the shape says, and write it down."""
+    if head.prepare is not None:
+        hidden = head.prepare(hidden)
+    rows = sum(group.count for group in shape.groups)
+    order = buffers.order[:rows]
+    step, seed, guidance, temperature, top_k, top_p, min_p = plan_draw(
+        tables.answers,
+        tables.draw_step,
+        tables.drawn_there,
+        order,
+        tables.draw_kind,
+        tables.temperature,
+        tables.top_k,
+        tables.top_p,
+        tables.min_p,
+        tables.guidance,
+        tables.guidance_from,
+        tables.guidance_until,
+        tables.seed,
+    )
+    drawn, end = [], 0
+    for group in shape.groups:
+        own = slice(end, end := end + group.count)
+        conditional, unconditional = _branches(hidden, buffers, shape, group, own)
+        ids = cfg_head_sample(
+            conditional,
+            unconditional,
+            head.weight,
+            group.ranges,
+            guidance=guidance[own] if group.guided else 1.0,
+            temperature=temperature[own],
+            top_k=top_k[own],
+            top_p=top_p[own],
+            min_p=min_p[own],
+            seed=seed[own],
+            step=step[own],
+            bias=head.bias,
+        )
+        drawn.append((own, ids))
+    for own, ids in drawn:
+        plan_record(tables.answers, tables.draw_step, tables.drawn_there, order[own], ids, tables.latest)
+
+
+def _branches(hidden: Tensor, buffers: Buffers, shape: Shape, group: Group, own: slice) -> tuple[Tensor, Tensor | None]:
+    if shape.in_order:
+        guided = hidden[shape.conditional : shape.conditional + group.count] if group.guided else None
+        return hidden[: group.count], guided
+    unconditional = gather_rows(hidden, buffers.unconditional[own]) if group.guided else None
+    return gather_rows(hidden, buffers.conditional[own]), unconditional

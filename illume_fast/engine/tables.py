@@ -1,0 +1,131 @@
+"""Where every row in flight stands in its plan: lines of tables on the device, and what of them the host knows too.
+
+A step gathers from the tables (`illume_fast.ops.plan_steps`); the host follows along by counting, without looking.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from illume_fast.engine.plan import Ranges
+from illume_fast.engine.scheduler import Row
+
+Ints = NDArray[np.int64]
+_FOREVER = 2**62
+
+
+class Tables:
+    """A line for each of `slots` rows, and a last one that fills batches up: it feeds id 0 and draws for nobody."""
+
+    def __init__(self, slots: int, device: torch.device) -> None:
+        self.filler = slots
+        self.device = device
+        self.version = 0
+        self.ranges: list[Ranges] = []
+        self._range_ids: dict[Ranges, int] = {}
+        self.drawn = np.zeros(slots + 1, np.int64)
+        self.draws = np.zeros(slots + 1, np.int64)
+        self.guided_draws = np.zeros(slots + 1, np.int64)
+        self._make(width=2, draws=2, kinds=1)
+
+    def _make(self, width: int, draws: int, kinds: int) -> None:
+        """New tables; whatever holds the address of an old one is out of date, which `version` shows."""
+        lines, wide, narrow = self.filler + 1, torch.int64, torch.float32
+
+        def zeros(*size: int, dtype: torch.dtype = wide) -> Tensor:
+            return torch.zeros(*size, dtype=dtype, device=self.device)
+
+        self.version += 1
+        self.width, self.most_draws, self.kinds = width, draws, kinds
+        self.answers, self.latest = zeros(lines, width), zeros(lines)
+        self.draw_step, self.draw_kind = zeros(lines, draws), zeros(lines, draws)
+        self.drawn_there, self.seed = zeros(lines), zeros(lines)
+        self.temperature, self.top_p, self.min_p = (zeros(lines, kinds, dtype=narrow) for _ in range(3))
+        self.top_k = zeros(lines, kinds)
+        self.guidance, self.guidance_from, self.guidance_until = zeros(lines, dtype=narrow), zeros(lines), zeros(lines)
+        self.step_of = np.zeros((lines, draws), np.int64)
+        self.range_of = np.zeros((lines, draws), np.int64)
+        # the filler has always made its first draw, at step 0, and stands before its second
+        self.drawn[self.filler] = 1
+        self.drawn_there[self.filler] = 1
+        self.seed[self.filler] = -1
+        self.draw_step[self.filler, 1:] = 1
+        self.step_of[self.filler, 1:] = 1
+
+    def enter(self, rows: Sequence[Row], in_flight: Sequence[Row]) -> None:
+        """Give each of `rows` its line; those `in_flight` keep theirs, also where the tables have to grow."""
+        width = max(len(row.request.plan) for row in rows)
+        draws = max(len(row.request.plan.draws) for row in rows) + 1
+        kinds = max(len(row.request.sampling.sets) for row in rows)
+        if width > self.width or draws > self.most_draws or kinds > self.kinds:
+            answers, drawn = self.answers, self.drawn_there
+            self._make(_grown(width, self.width), _grown(draws, self.most_draws), _grown(kinds, self.kinds))
+            if in_flight:
+                self._write(in_flight)
+                slots = self._tensor(np.array([row.slot for row in in_flight]))
+                self.answers[slots, : answers.shape[1]] = answers[slots]
+                self.drawn_there[slots] = drawn[slots]
+        self._write(rows)
+        fresh = np.array([row.slot for row in rows])
+        self.drawn[fresh] = 0
+        self.drawn_there[self._tensor(fresh)] = 0
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        count = len(rows)
+        answers, steps, kinds, ranges = (
+            np.zeros((count, size), np.int64) for size in (self.width, *(self.most_draws,) * 3)
+        )
+        settings = np.zeros((4, count, self.kinds), np.float32)
+        top_k = np.zeros((count, self.kinds), np.int64)
+        for i, row in enumerate(rows):
+            plan, sampling = row.request.plan, row.request.sampling
+            number = len(plan.draws)
+            answers[i, : len(plan)] = plan.forced
+            steps[i, :number] = plan.draws
+            sites = plan.site[plan.draws]
+            kinds[i, :number] = np.array([site.set for site in plan.sites], np.int64)[sites]
+            ranges[i, :number] = np.array([self._range_id(site.ranges) for site in plan.sites], np.int64)[sites]
+            for k, s in enumerate(sampling.sets):
+                settings[:, i, k] = s.temperature, s.top_p, s.min_p, 0
+                top_k[i, k] = s.top_k
+            self.draws[row.slot] = number
+            # never met where guidance lasts, or never was
+            self.guided_draws[row.slot] = row.request.guided_draws if row.is_guided else 0
+        slots = np.array([row.slot for row in rows])
+        self.step_of[slots], self.range_of[slots] = steps, ranges
+        at = self._tensor(slots)
+        sampling_of = [row.request.sampling for row in rows]
+        for table, values in (
+            (self.answers, answers),
+            (self.draw_step, steps),
+            (self.draw_kind, kinds),
+            (self.temperature, settings[0]),
+            (self.top_p, settings[1]),
+            (self.min_p, settings[2]),
+            (self.top_k, top_k),
+            (self.seed, np.array([row.seed for row in rows])),
+            (self.guidance, np.array([s.guidance for s in sampling_of], np.float32)),
+            (self.guidance_from, np.array([s.guidance_from for s in sampling_of])),
+            (self.guidance_until, np.array([_until(s.guidance_until) for s in sampling_of])),
+        ):
+            table.index_copy_(0, at, self._tensor(values))
+
+    def _range_id(self, ranges: Ranges) -> int:
+        if ranges not in self._range_ids:
+            self._range_ids[ranges] = len(self.ranges)
+            self.ranges.append(ranges)
+        return self._range_ids[ranges]
+
+    def _tensor(self, array: NDArray) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def _grown(needed: int, had: int) -> int:
+    return had if needed <= had else max(needed, 2 * had)
+
+
+def _until(step: int | None) -> int:
+    return _FOREVER if step is None else step
