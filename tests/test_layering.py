@@ -12,7 +12,7 @@ PACKAGE = ROOT / "illume_fast"
 ALLOWED = {
     "kernels": set(),
     "ops": {"kernels"},
-    "bench": {"model", "ops", "kernels"},
+    "bench": {"pipeline", "tasks", "integrations", "engine", "data", "model", "ops", "kernels"},
     "model": {"ops", "kernels"},
     "data": {"model", "ops"},
     "engine": {"data", "model", "ops", "kernels"},
