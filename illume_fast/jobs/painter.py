@@ -103,13 +103,26 @@ class Painter:
         return self.pipeline.engine.config.max_batch
 
     def shrink(self) -> None:
-        """Draw half as many pictures at once; what the larger engine held is given back first."""
+        """Draw half as many pictures at once, or as many as there is memory for an engine of.
+
+        What the larger engine held is given back first.
+
+        Raises:
+            InputError: there is none for an engine of one picture.
+        """
         checkpoint, config = self.pipeline.checkpoint, self.pipeline.engine.config
         del self.pipeline
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self.pipeline = IllumePipeline(checkpoint, replace(config, max_batch=max(1, config.max_batch // 2)))
+        batch_size = config.max_batch
+        while batch_size > 1:
+            batch_size //= 2
+            pipeline = _if_it_fits(partial(IllumePipeline, checkpoint, replace(config, max_batch=batch_size)))
+            if pipeline is not None:
+                self.pipeline = pipeline
+                return
+        raise InputError("out of memory making an engine of one picture at a time; what was done is kept")
 
     def answer(self, prompt: str, picture: Image.Image | None, max_tokens: int | None) -> str:
         """What the model says to `prompt`."""
