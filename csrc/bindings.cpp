@@ -7,6 +7,7 @@ void register_code_statistics(pybind11::module_& m);
 void register_codebook_ema(pybind11::module_& m);
 void register_decode_attention(pybind11::module_& m);
 void register_gather_rows(pybind11::module_& m);
+void register_gelu(pybind11::module_& m);
 void register_linear(pybind11::module_& m);
 void register_linear_cross_entropy(pybind11::module_& m);
 void register_nearest_code(pybind11::module_& m);
@@ -31,6 +32,7 @@ PYBIND11_MODULE(_C, m) {
   illume_fast::register_codebook_ema(m);
   illume_fast::register_decode_attention(m);
   illume_fast::register_gather_rows(m);
+  illume_fast::register_gelu(m);
   illume_fast::register_linear(m);
   illume_fast::register_linear_cross_entropy(m);
   illume_fast::register_nearest_code(m);

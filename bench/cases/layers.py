@@ -11,7 +11,7 @@ from illume_fast.bench import libraries
 from illume_fast.bench.case import Case
 from illume_fast.bench.checks import near
 from illume_fast.bench.inputs import randn
-from illume_fast.ops import add_rms_norm, paged_attention, rms_norm, rope, swiglu, use_backend
+from illume_fast.ops import add_rms_norm, gelu, paged_attention, rms_norm, rope, swiglu, use_backend
 
 EPS = 1e-6
 PAGE = 16
@@ -127,6 +127,18 @@ def _swiglu(rows: int, width: int, dtype: torch.dtype) -> Case:
     )
 
 
+def _gelu(rows: int, width: int, dtype: torch.dtype) -> Case:
+    return Case(
+        op="gelu",
+        name=f"{rows} x {width}, {dtype}",
+        make=lambda: (randn(rows, width, dtype=dtype),),
+        ours=gelu,
+        peers={"torch": F.gelu, "torch.compile": _compiled(F.gelu)},
+        check=_agrees(gelu),
+        bytes=2 * rows * width * dtype.itemsize,
+    )
+
+
 def _paged_attention(
     batch: int,
     query_heads: int,
@@ -184,6 +196,8 @@ CASES = [
     _add_rms_norm(4096, 3584, torch.bfloat16),
     _rope(1024, 28, 4, 128, torch.bfloat16),
     _swiglu(1024, 18944, torch.bfloat16),
+    _gelu(16, 2048, torch.float32),
+    _gelu(1024, 18944, torch.bfloat16),
     _paged_attention(2, 28, 4, 128, 320, torch.bfloat16),
     _paged_attention(32, 28, 4, 128, 320, torch.bfloat16),
     _paged_attention(2, 32, 32, 128, 320, torch.bfloat16),

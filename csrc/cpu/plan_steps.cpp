@@ -47,7 +47,7 @@ int64_t plan_draw(const PlanTables& p, const PlanSettings& s, const int64_t* ord
     const bool guided = s.guidance_from[slot] <= step && step < s.guidance_until[slot];
     out.step[r] = step;
     out.seed[r] = s.seed[slot];
-    out.guidance[r] = guided ? s.guidance[slot] : 1.0f;
+    out.guidance[r] = guided ? s.guidance[kind] : 1.0f;
     out.temperature[r] = s.temperature[kind];
     out.top_k[r] = s.top_k[kind];
     out.top_p[r] = s.top_p[kind];

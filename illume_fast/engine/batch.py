@@ -47,7 +47,8 @@ class Batch:
         self._unconditional = rounding(int(guided.sum())) if guided.any() else 0
         # an unguided row is its own unconditional branch: u + g * (c - u) is then exactly c
         self._unconditional_of = np.where(guided, self._conditional + np.cumsum(guided) - 1, np.arange(len(rows)))
-        self.stops = [r for r, row in enumerate(rows) if row.request.plan.stop_ids]
+        # rows whose next step depends on what they draw
+        self.looked_at = [r for r, row in enumerate(rows) if row.plan.stop_ids or row.plan.inserts]
         self._shape: Shape | None = None
         self._groups_of: Ints | None = None
         self._fill_streams(cache)
@@ -61,7 +62,7 @@ class Batch:
             branches = (r, int(self._unconditional_of[r])) if self._guided[r] else (r,)
             for b, s in enumerate(branches):
                 slot_of[s] = row.slot
-                start[s] = len(row.prompts[b]) - row.request.plan.lead
+                start[s] = len(row.prompts[b]) - row.plan.lead
                 held[s] = row.pages[b]
         table = np.full((streams, max(map(len, held.values()))), cache.scratch, np.int32)
         for s, pages in held.items():

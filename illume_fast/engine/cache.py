@@ -76,9 +76,9 @@ class PagedCache:
             self.k[:, target] = self.k[:, source]
             self.v[:, target] = self.v[:, source]
 
-    def check(self) -> None:
-        """Raise RuntimeError, naming what leaked, unless every page but the scratch page came back."""
-        self.pool.check(live=[self._scratch])
+    def check(self, kept: Sequence[int] = ()) -> None:
+        """Raise RuntimeError, naming what leaked, unless every page came back but the scratch page and those `kept`."""
+        self.pool.check(live=[self._scratch, *kept])
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -94,7 +94,7 @@ class PromptStore:
     def __init__(self, cache: PagedCache) -> None:
         self.cache = cache
         self._prompts: dict[Atoms, Prompt] = {}
-        self._idle: OrderedDict[Atoms, Prompt] = OrderedDict()
+        self._idle: OrderedDict[int, Prompt] = OrderedDict()
         # a tree over full pages: (parent node, atoms of the page) -> node, and who holds each node's page
         self._children: dict[tuple[int, Atoms], int] = {}
         self._holders: dict[int, list[Prompt]] = {0: []}
@@ -112,7 +112,7 @@ class PromptStore:
         if prompt is None:
             prompt = self._make(tuple(segments), atoms)
         prompt.users += 1
-        self._idle.pop(atoms, None)
+        self._idle.pop(prompt.sequence, None)
         return prompt, fresh
 
     def release(self, prompt: Prompt) -> None:
@@ -122,13 +122,26 @@ class PromptStore:
         """
         prompt.users -= 1
         if prompt.users == 0 and prompt.ready:
-            self._idle[prompt.atoms] = prompt
+            self._idle[prompt.sequence] = prompt
 
     def has_read(self, prompt: Prompt, last_hidden: Tensor) -> None:
         """The whole prompt stands in the cache; `last_hidden` [H] draws the first token of its answers."""
         prompt.last_hidden = last_hidden
         if prompt.users == 0:
-            self._idle[prompt.atoms] = prompt
+            self._idle[prompt.sequence] = prompt
+
+    def keep(self, stream: int, atoms: Atoms) -> None:
+        """Let prompts that begin with `atoms` find them in the pages of `stream`, also after it has ended."""
+        pool = self.cache.pool
+        sequence = pool.share_prefix(stream, len(atoms) // self.cache.page_size * self.cache.page_size)
+        kept = Prompt((), atoms, sequence, read=len(atoms))
+        self._register(kept)
+        self._idle[sequence] = kept
+
+    @property
+    def kept(self) -> list[int]:
+        """Sequences of the prompts and answers that nobody uses."""
+        return list(self._idle)
 
     def take_back(self, prompt: Prompt) -> None:
         """Forget a prompt that was made and is not going to be read."""
@@ -150,8 +163,14 @@ class PromptStore:
         return stream, [(pool.pages(prompt.sequence)[shared], pool.pages(stream)[shared])]
 
     def clear(self) -> None:
-        """Forget every prompt that nobody uses."""
-        for prompt in [p for p in self._prompts.values() if p.users == 0]:
+        """Forget every prompt and answer that nobody uses."""
+        self.forget_unread()
+        for prompt in list(self._idle.values()):
+            self._forget(prompt)
+
+    def forget_unread(self) -> None:
+        """Forget the prompts that nobody uses and nobody has read to the end."""
+        for prompt in [p for p in self._prompts.values() if p.users == 0 and not p.ready]:
             self._forget(prompt)
 
     def _make(self, segments: tuple[Segment, ...], atoms: Atoms) -> Prompt:
@@ -209,8 +228,9 @@ class PromptStore:
 
     def _forget(self, prompt: Prompt) -> None:
         self.cache.pool.free(prompt.sequence)
-        del self._prompts[prompt.atoms]
-        self._idle.pop(prompt.atoms, None)
+        if self._prompts.get(prompt.atoms) is prompt:
+            del self._prompts[prompt.atoms]
+        self._idle.pop(prompt.sequence, None)
         for key in prompt.nodes:
             holders = self._holders[self._children[key]]
             holders.remove(prompt)

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from torch import nn
+
 from illume_fast.engine.batch import filled_up
 from illume_fast.engine.cache import PagedCache, PromptStore
 from illume_fast.engine.graphs import Graphs
@@ -28,9 +30,9 @@ class EngineConfig:
     and replayed (see `graphs`): None does so where it can be done, True raises RuntimeError where it cannot.
 
     With `speculative`, a row makes up to that many draws in a step and keeps those that are sure (see `speculation`);
-    None, 0 and 1 are off. Answers are the same whether a step guesses or not, but others than without speculation, since
-    their noise is that of a race. Steps guess only while they feed at most `speculative_tokens` drafts and last ids, both
-    branches of guidance counted: beyond, guessing costs more than it gains.
+    None, 0 and 1 are off. Answers are the same whether a step guesses or not, but others than without speculation,
+    since their noise is that of a race. Steps guess only while they feed at most `speculative_tokens` drafts and last
+    ids, both branches of guidance counted: beyond, guessing costs more than it gains.
     """
 
     max_batch: int = 64
@@ -82,6 +84,7 @@ class Engine:
         self.speculation: Speculation | None = None
         self._machine = self._build()
         self._run: Run | None = None
+        self._weights: list[tuple[int, int]] | None = None
 
     def _build(self) -> Machine:
         config, cache = self.config, self.cache
@@ -121,12 +124,39 @@ class Engine:
         """
         if self._run is not None:
             raise RuntimeError("engine: already generating; finish or close the first run before starting another")
+        if self._weights_changed():
+            self.clear()
         self._run = Run(self._machine, on_step, on_partial)
         try:
             yield from self._run.results(requests, self.refusal)
         finally:
             self._run = None
-            self.cache.check()
+            self.check()
+
+    def clear(self) -> None:
+        """Forget the prompts and answers that were kept for later ones; done by itself where weights have changed.
+
+        Raises:
+            RuntimeError: the engine is generating.
+        """
+        if self._run is not None:
+            raise RuntimeError("engine: generating; finish or close the run before clearing")
+        self._machine.store.clear()
+
+    def check(self) -> None:
+        """Raise RuntimeError, naming what leaked, unless each page is free or kept for later prompts."""
+        if self._run is None:
+            self.cache.check(self._machine.store.kept)
+
+    def _weights_changed(self) -> bool:
+        """Whether the model's weights were replaced or written to since the last call; True where it cannot be
+        known."""
+        module = self.model.decoder
+        if not isinstance(module, nn.Module):
+            return True
+        weights = [*module.parameters(), *module.buffers()]
+        before, self._weights = self._weights, [(id(w), w._version) for w in weights if not w.is_inference()]
+        return before != self._weights or len(self._weights) < len(weights)
 
     def cancel(self, request_id: str) -> None:
         """Let every sample of a request go at the next step; they are yielded with finish "cancelled" and an `error`.
@@ -145,7 +175,7 @@ class Engine:
             for segment in prompt:
                 if (problem := self._bad_segment(segment)) is not None:
                     return problem
-            total = sum(map(len, prompt)) + len(request.plan)
+            total = sum(map(len, prompt)) + request.plan.most_steps
             if total > longest:
                 return f"prompt and answer are {total} tokens long, the model takes {longest}"
         if request.plan.highest_id >= self.vocab_size:

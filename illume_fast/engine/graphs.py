@@ -1,7 +1,8 @@
 """Steps that are launched whole: recordings on the CPU, CUDA graphs on a GPU.
 
-The first step of a shape runs as it is; the later ones replay it. A replay makes the same kernel calls on the same
-addresses, so it computes what the step would compute now, without the time Python and torch take to get there.
+The first step of a shape runs as it is, the second is recorded, and the later ones replay it. A replay makes the same
+kernel calls on the same addresses, so it computes what the step would compute now, without the time Python and torch
+take to get there.
 """
 
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from illume_fast.engine.arena import Arena
 from illume_fast.engine.recorder import NotRecordableError, record_on_cpu
 
 _KEPT = 256
+_MET = 4096
 
 
 class Recording(Protocol):
@@ -52,28 +54,33 @@ class Graphs:
             self._kept.move_to_end(key)
             recording.replay()
             self.replays += 1
+        elif key not in self._met:
+            # many shapes of a mixed batch come once; on a GPU this also sets up what is set up lazily
+            self._meet(key)
+            step()
         elif self._cuda:
-            self._run_on_cuda(key, step)
+            self._capture(key, step)
         else:
-            self._run_on_cpu(key, step)
+            self._record(key, step)
 
     def forget(self) -> None:
         """Drop all recordings: an address they hold is out of date."""
         self._kept.clear()
         self._met.clear()
 
-    def _run_on_cpu(self, key: Hashable, step: Callable[[], None]) -> None:
+    def _meet(self, key: Hashable) -> None:
+        if len(self._met) >= _MET:
+            self._met.clear()
+        self._met.add(key)
+
+    def _record(self, key: Hashable, step: Callable[[], None]) -> None:
         try:
             self._keep(key, record_on_cpu(step, self._arena))
         except NotRecordableError as error:
             self._refuse(str(error))
             step()
 
-    def _run_on_cuda(self, key: Hashable, step: Callable[[], None]) -> None:
-        """The first time as it is, which also warms up what is set up lazily; the second time it is captured."""
-        if key not in self._met:
-            self._met.add(key)
-            return step()
+    def _capture(self, key: Hashable, step: Callable[[], None]) -> None:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             step()

@@ -69,8 +69,8 @@ def _agrees(product: Product, multiple: int, most_rows: int) -> bool:
     sizes = {multiple * n for n in _TIMES} | {-(-most_rows // multiple) * multiple}
     rows = torch.randn(max(sizes), product.width, generator=torch.Generator().manual_seed(0))
     x = rows.to(product.device, product.dtype)
-    whole = product.run(x)
+    # weights with NaN in them agree too: their requests fail one by one, with their names
+    whole = product.run(x).nan_to_num()
     return all(
-        torch.equal(product.run(x[:size]), whole[:size]) and torch.equal(product.run(x[-size:]), whole[-size:])
-        for size in sizes
+        torch.equal(product.run(x[a:b]).nan_to_num(), whole[a:b]) for n in sizes for a, b in ((0, n), (-n, None))
     )

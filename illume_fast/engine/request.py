@@ -94,14 +94,20 @@ class Segment:
 
 @dataclass(frozen=True)
 class SamplingSet:
-    """How one kind of token is drawn; the meaning of each number is that of `illume_fast.ops.cfg_sample`."""
+    """How one kind of token is drawn; the meaning of each number is that of `illume_fast.ops.cfg_sample`.
+
+    `guidance` replaces the request's scale for this kind: 1 leaves the words of an answer unguided beside its pictures.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
+        if self.guidance is not None and not abs(self.guidance) < float("inf"):
+            raise ValueError(f"sampling: guidance must be a finite number, got {self.guidance}")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(
                 f"sampling: temperature must be 0 (greedy) or a finite positive number, got {self.temperature}"
@@ -140,6 +146,14 @@ class SamplingParams:
         if self.guidance_from < 0 or (until is not None and until < self.guidance_from):
             raise ValueError(f"sampling: guidance from step {self.guidance_from} until {until} is no stretch of steps")
 
+    def guidance_of(self, kind: SamplingSet) -> float:
+        """The scale that draws of this kind take."""
+        return self.guidance if kind.guidance is None else kind.guidance
+
+    def guided_draws(self, draws: NDArray[np.int64]) -> int:
+        """How many of the draws, made at these steps, come before guidance is over."""
+        return len(draws) if self.guidance_until is None else int(np.searchsorted(draws, self.guidance_until))
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Request:
@@ -148,7 +162,8 @@ class Request:
     `unconditional` is the prompt of the second branch of classifier-free guidance; guidance other than 1 needs it.
     Sample `k` draws with `sample_seed(seed, k)`, so each can be made again alone; the draw at step s of the answer,
     forced ids counted, has step s. With `partial_every` the engine's `on_partial` is told of a sample after every so
-    many of its draws. `tag` comes back untouched.
+    many of its draws. With `keep` the answer stays in the cache as long as there is room, so that a later prompt which
+    goes on from it (the next turn of a conversation) reads only what is new. `tag` comes back untouched.
     """
 
     id: str
@@ -159,20 +174,20 @@ class Request:
     seed: int = 0
     n: int = 1
     partial_every: int = 0
+    keep: bool = False
     tag: Any = None
 
     @property
     def guided(self) -> bool:
         """Whether a second, unconditional stream runs beside each sample, if only for a while."""
         sampling = self.sampling
-        return sampling.guidance != 1.0 and sampling.guidance_until not in (0, sampling.guidance_from)
+        somewhere = any(sampling.guidance_of(s) != 1.0 for s in sampling.sets)
+        return somewhere and sampling.guidance_until not in (0, sampling.guidance_from)
 
     @property
-    def guided_draws(self) -> int:
-        """Draws made before guidance is over."""
-        until = self.sampling.guidance_until
-        draws = self.plan.draws
-        return len(draws) if until is None else int(np.searchsorted(draws, until)) if self.guided else 0
+    def strongest(self) -> float:
+        """The scale of guidance furthest from 1."""
+        return max(map(self.sampling.guidance_of, self.sampling.sets), key=lambda scale: abs(scale - 1))
 
     def problem(self) -> str | None:
         """Why this request can never run on any engine, in one line, or None."""
@@ -183,10 +198,10 @@ class Request:
         if not sum(map(len, self.prompt)):
             return "the prompt is empty"
         if self.guided and not sum(map(len, self.unconditional or ())):
-            return f"guidance {self.sampling.guidance:g} asked, but there is no unconditional prompt; use guidance 1"
+            return f"guidance {self.strongest:g} asked, but there is no unconditional prompt; use guidance 1"
         if self.partial_every < 0:
             return f"partial_every must be 0 (never) or positive, got {self.partial_every}"
-        needed = 1 + max((site.set for site in self.plan.sites), default=0)
+        needed = 1 + max((site.set for site in self.plan.all_sites), default=0)
         if needed > len(self.sampling.sets):
             return f"the plan uses {needed} sampling sets, but {len(self.sampling.sets)} were given"
         return None

@@ -101,7 +101,7 @@ class Run:
             scheduler.abandon(row)
             self.finished += 1
             drawn = int(self.machine.tables.drawn[row.slot]) if row.ready else 0
-            reason = f"cancelled after {drawn} of {len(row.request.plan.draws)} draws"
+            reason = f"cancelled after {drawn} of {len(row.plan.draws)} draws"
             yield Result.failed(row.request, row.sample, reason, "cancelled")
 
     @torch.no_grad()
@@ -156,7 +156,7 @@ class Run:
             m.graphs.run(shape, guess)
             return self._count(batch, range(len(batch.rows)), batch.taken())
         m.graphs.run(shape, partial(step.decode, m.model, m.tables, m.buffers, m.cache, shape, m.noise))
-        return self._count(batch, batch.stops)
+        return self._count(batch, batch.looked_at)
 
     def _decoding_batch(self, rows: Sequence[Row]) -> Batch:
         m = self.machine
@@ -184,8 +184,11 @@ class Run:
             for r in look:
                 if latest[r] < 0:
                     ended[r] = "error"
-                elif latest[r] in rows[r].request.plan.stop_ids:
+                elif latest[r] in rows[r].plan.stop_ids:
                     ended[r] = "stop"
+                elif latest[r] in rows[r].plan.inserts:
+                    self._insert(rows[r], latest[r])
+                    ended.pop(r, None)
         if self._on_partial is not None:
             self._tell(batch, before, drawn, ended)
         results = [self._hand_out(rows[r], finish) for r, finish in ended.items()]
@@ -195,6 +198,13 @@ class Run:
                 self.scheduler.end_guidance(rows[r])
                 self.batch = None
         return results
+
+    def _insert(self, row: Row, token: int) -> None:
+        tables = self.machine.tables
+        step = int(tables.step_of[row.slot, tables.drawn[row.slot] - 1])
+        row.plan = row.plan.with_insert(step, token)
+        tables.splice(row)
+        self.batch = None
 
     def _tell(self, batch: Batch, before: Ints, drawn: Ints, ended: dict[int, str]) -> None:
         assert self._on_partial is not None
@@ -208,22 +218,28 @@ class Run:
                 self._on_partial(Partial(request=row.request, sample=row.sample, ids=ids))
 
     def _hand_out(self, row: Row, finish: str) -> Result:
-        tables, request, steps = self.machine.tables, row.request, len(row.request.plan)
-        self.scheduler.retire(row)
+        tables, request, steps = self.machine.tables, row.request, len(row.plan)
         length = steps if finish == "plan" else int(tables.step_of[row.slot, tables.drawn[row.slot] - 1]) + 1
         ids = tables.answers[row.slot, :length].cpu().numpy()
         bad = np.flatnonzero(ids < 0)
+        if request.keep and not len(bad):
+            self._keep(row, ids)
+        self.scheduler.retire(row)
         if len(bad):
             return Result.failed(request, row.sample, f"no finite logit at step {bad[0]} of {steps}; NaN in the model?")
         return Result.of(request, row.sample, ids, finish)
+
+    def _keep(self, row: Row, ids: Ints) -> None:
+        """Leave in the cache what stands there of the answer: all before its last draw."""
+        tables, prompt = self.machine.tables, row.prompts[0]
+        fed = int(tables.step_of[row.slot, tables.drawn[row.slot] - 1])
+        self.machine.store.keep(row.streams[0], prompt.atoms + tuple(ids[row.plan.lead : fed].tolist()))
 
     def _progress(self) -> Progress:
         scheduler = self.scheduler
         speculation = self.machine.speculation
         accepted = None if speculation is None else speculation.accepted_per_step
-        return Progress(
-            self.steps, len(scheduler.active), len(scheduler.waiting), self.drawn, self.finished, accepted
-        )
+        return Progress(self.steps, len(scheduler.active), len(scheduler.waiting), self.drawn, self.finished, accepted)
 
 
 def _stacked(hidden: Sequence[Tensor | None]) -> Tensor:

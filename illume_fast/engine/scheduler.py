@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from illume_fast.engine.cache import Prompt, PromptStore
+from illume_fast.engine.plan import Plan
 from illume_fast.engine.request import Request, Segment, sample_seed
 from illume_fast.kernels.paging import OutOfPages
 
 
 @dataclass(eq=False)
 class Row:
-    """One sample in flight: its branches' prompts and streams (pages as int32[.]), and its place among the rows."""
+    """One sample in flight: its branches' prompts and streams (pages as int32[.]), its place among the rows, and the
+    plan it follows now."""
 
     request: Request
     sample: int
@@ -27,6 +29,7 @@ class Row:
     pages: tuple[NDArray[np.int32], ...]
     copies: list[tuple[int, int]]
     slot: int
+    plan: Plan
 
     @property
     def seed(self) -> int:
@@ -105,8 +108,8 @@ class Scheduler:
         if needed <= cache.capacity:
             return None
         return (
-            f"a prompt of {' and '.join(map(str, lengths))} tokens and an answer of {len(request.plan)} need {needed}"
-            f" pages of {cache.page_size} tokens, the cache has {cache.capacity}"
+            f"a prompt of {' and '.join(map(str, lengths))} tokens and an answer of {request.plan.most_steps} need"
+            f" {needed} pages of {cache.page_size} tokens, the cache has {cache.capacity}"
         )
 
     def admit(self) -> bool:
@@ -134,7 +137,8 @@ class Scheduler:
                 self.store.take_back(prompt)
             return False
         pages = tuple(np.array(self.cache.pool.pages(stream), np.int32) for stream in streams)
-        self.waiting.append(Row(request, sample, tuple(prompts), tuple(streams), pages, copies, self._free_slots.pop()))
+        slot = self._free_slots.pop()
+        self.waiting.append(Row(request, sample, tuple(prompts), tuple(streams), pages, copies, slot, request.plan))
         self._reading += unread
         self.skip()
         return True
@@ -176,12 +180,12 @@ class Scheduler:
         self._free(row)
 
     def close(self) -> None:
-        """Give back everything, finished or not."""
+        """Give back everything, finished or not; prompts that were read stay for the next run while there is room."""
         for row in self.active + self.waiting:
             self._free(row)
         self.active, self.waiting = [], []
         self._reading.clear()
-        self.store.clear()
+        self.store.forget_unread()
 
     def _free(self, row: Row) -> None:
         self._give_back(row.prompts, row.streams)
@@ -196,4 +200,4 @@ class Scheduler:
 
 def _drawn_tokens(request: Request) -> int:
     """Answer tokens that a stream's cache holds beyond what was read with the prompt."""
-    return request.plan.cached - request.plan.lead
+    return request.plan.most_cached - request.plan.lead

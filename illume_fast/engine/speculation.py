@@ -1,19 +1,19 @@
 """Lossless speculation: a step makes several draws of each row, and keeps those that it is sure of.
 
-Decoding one draw at a time reads all weights for every token. With few rows a step over several tokens costs little more,
-so the next draws are guessed, fed as if they had been drawn, and drawn anew behind each other. Here a draw is a function
-of logits, seed and step: each token of the vocabulary has its own noise there (`noise="race"` of `cfg_sample`). So the
-answer is the one fixed point of drawing every position anew from the drafts before it, and this is Jacobi iteration
-towards it: a draw is right if all drafts before it were, which the draws before it tell. It is then exactly the draw that
-a step for it alone would have made, token for token, whatever the window. What was drawn but is not sure becomes the
-next drafts, whose noise is already that of their position.
+Decoding one draw at a time reads all weights for every token. With few rows a step over several tokens costs little
+more, so the next draws are guessed, fed as if they had been drawn, and drawn anew behind each other. Here a draw is a
+function of logits, seed and step: each token of the vocabulary has its own noise there (`noise="race"` of
+`cfg_sample`). So the answer is the one fixed point of drawing every position anew from the drafts before it, and this
+is Jacobi iteration towards it: a draw is right if all drafts before it were, which the draws before it tell. It is then
+exactly the draw that a step for it alone would have made, token for token, whatever the window. What was drawn but is
+not sure becomes the next drafts, whose noise is already that of their position.
 
 Sources: Song et al., Accelerating Feedforward Computation via Parallel Nonlinear Equation Solving, 2021 (Jacobi
 iteration); Wiggers and Hoogeboom, Predictive Sampling with Forecasting Autoregressive Models, 2020 (fixed noise makes
 it exact); Teng et al., Accelerating Auto-regressive Text-to-Image Generation with Training-free Speculative Jacobi
-Decoding, 2025 (images; accepts by a ratio of probabilities instead, which is exact in distribution alone); Daliri, Musco
-and Suresh, Coupling without Communication and Drafter-Invariant Speculative Decoding, 2025 (why shared noise of each
-token makes two draws agree as often as nearly any rule can). See docs/speculation.md.
+Decoding, 2025 (images; accepts by a ratio of probabilities instead, which is exact in distribution alone); Daliri,
+Musco and Suresh, Coupling without Communication and Drafter-Invariant Speculative Decoding, arXiv 2408.07978 (noise
+shared by token makes two draws agree nearly as often as anything can). See docs/speculation.md.
 """
 
 from collections.abc import Sequence
@@ -83,6 +83,9 @@ class Window(Batch):
     ) -> None:
         super().__init__(rows, tables, buffers, cache, rounding)
         self._speculation = speculation
+        # what these draw may change their plan
+        self._alone = np.array([bool(row.plan.inserts) for row in rows])
+        self._stops = [r for r, row in enumerate(rows) if row.plan.stop_ids]
         self._sizes: Ints | None = None
         self._kinds: Ints | None = None
 
@@ -90,13 +93,13 @@ class Window(Batch):
         """The shape of the next step. The buffers are made to fit it."""
         tables, slots, width = self._tables, self.slots, self._speculation.width
         drawn = tables.drawn[slots]
-        sizes = np.minimum(width, tables.draws[slots] - drawn)
-        j = np.arange(width)
-        kinds = tables.range_of[slots[:, None], drawn[:, None] + np.minimum(j, sizes[:, None] - 1)]
+        sizes = np.where(self._alone, 1, np.minimum(width, tables.draws[slots] - drawn))
+        ahead = np.minimum(np.arange(width), sizes[:, None] - 1)
+        kinds = tables.range_of[slots[:, None], drawn[:, None] + ahead]
         resized = self._sizes is None or not np.array_equal(sizes, self._sizes)
         if resized:
             self._speculation.window[self._on_device(slots)] = self._on_device(sizes)
-        if self._shape is None or resized or not np.array_equal(kinds, self._kinds):
+        if self._shape is None or self._kinds is None or resized or not np.array_equal(kinds, self._kinds):
             self._shape = self._laid_out_ahead(kinds, sizes)
         self._sizes, self._kinds = sizes, kinds
         lengths = tables.step_of[slots, drawn + sizes - 1] - tables.step_of[slots, drawn - 1]
@@ -106,7 +109,7 @@ class Window(Batch):
         fillers = shape.streams - len(slots) - int(self._guided.sum())
         each = max(width, -(-(tokens + fillers) // shape.streams))
         tokens = self._round(each * shape.streams)
-        return Shape(shape.conditional, shape.unconditional, tokens, True, shape.groups, shape.in_order, width)
+        return Shape(shape.conditional, shape.unconditional, tokens, True, shape.groups, shape.in_order, shape.width)
 
     def _laid_out_ahead(self, kinds: Ints, sizes: Ints) -> Shape:
         """Places of all draws of all rows, by what they draw from; one behind a row's window draws for nobody."""
@@ -133,8 +136,8 @@ class Window(Batch):
         """What the step just made; the host looks here once a step, and waits for it. Nothing counts behind a stop."""
         made = self._speculation.made.cpu().numpy()[self.slots]
         counts = (made != NOT_TAKEN).sum(1)
-        for r in self.stops:
-            stops = np.isin(made[r, : counts[r]], list(self.rows[r].request.plan.stop_ids))
+        for r in self._stops:
+            stops = np.isin(made[r, : counts[r]], list(self.rows[r].plan.stop_ids))
             if stops.any():
                 counts[r] = stops.argmax() + 1
         self._speculation.row_steps += len(counts)
@@ -177,6 +180,4 @@ def decode_ahead(
     for own, drawn in draws_of(model.head, tables, buffers, shape, hidden, noise, speculation.ahead):
         plan_note(speculation.made, buffers.order[own], speculation.ahead[own], drawn)
     order = buffers.slot_of[: shape.conditional]
-    plan_accept(
-        tables.answers, tables.draw_step, tables.drawn_there, order, speculation.window, speculation.made
-    )
+    plan_accept(tables.answers, tables.draw_step, tables.drawn_there, order, speculation.window, speculation.made)

@@ -43,9 +43,9 @@ class Tables:
         self.answers, self.latest = zeros(lines, width), zeros(lines)
         self.draw_step, self.draw_kind = zeros(lines, draws), zeros(lines, draws)
         self.drawn_there, self.seed = zeros(lines), zeros(lines)
-        self.temperature, self.top_p, self.min_p = (zeros(lines, kinds, dtype=narrow) for _ in range(3))
+        self.temperature, self.top_p, self.min_p, self.guidance = (zeros(lines, kinds, dtype=narrow) for _ in range(4))
         self.top_k = zeros(lines, kinds)
-        self.guidance, self.guidance_from, self.guidance_until = zeros(lines, dtype=narrow), zeros(lines), zeros(lines)
+        self.guidance_from, self.guidance_until = zeros(lines), zeros(lines)
         self.step_of = np.zeros((lines, draws), np.int64)
         self.range_of = np.zeros((lines, draws), np.int64)
         # the filler has always made its first draw, at step 0, and stands before its second
@@ -57,8 +57,8 @@ class Tables:
 
     def enter(self, rows: Sequence[Row], in_flight: Sequence[Row]) -> None:
         """Give each of `rows` its line; those `in_flight` keep theirs, also where the tables have to grow."""
-        width = max(len(row.request.plan) for row in rows)
-        draws = max(len(row.request.plan.draws) for row in rows) + 1
+        width = max(row.plan.most_steps for row in rows)
+        draws = max(row.plan.most_draws for row in rows) + 1
         kinds = max(len(row.request.sampling.sets) for row in rows)
         if width > self.width or draws > self.most_draws or kinds > self.kinds:
             answers, drawn = self.answers, self.drawn_there
@@ -78,10 +78,10 @@ class Tables:
         answers, steps, kinds, ranges = (
             np.zeros((count, size), np.int64) for size in (self.width, *(self.most_draws,) * 3)
         )
-        settings = np.zeros((4, count, self.kinds), np.float32)
+        settings = np.ones((4, count, self.kinds), np.float32)
         top_k = np.zeros((count, self.kinds), np.int64)
         for i, row in enumerate(rows):
-            plan, sampling = row.request.plan, row.request.sampling
+            plan, sampling = row.plan, row.request.sampling
             number = len(plan.draws)
             answers[i, : len(plan)] = plan.forced
             steps[i, :number] = plan.draws
@@ -89,11 +89,11 @@ class Tables:
             kinds[i, :number] = np.array([site.set for site in plan.sites], np.int64)[sites]
             ranges[i, :number] = np.array([self._range_id(site.ranges) for site in plan.sites], np.int64)[sites]
             for k, s in enumerate(sampling.sets):
-                settings[:, i, k] = s.temperature, s.top_p, s.min_p, 0
+                settings[:, i, k] = s.temperature, s.top_p, s.min_p, sampling.guidance_of(s)
                 top_k[i, k] = s.top_k
             self.draws[row.slot] = number
             # never met where guidance lasts, or never was
-            self.guided_draws[row.slot] = row.request.guided_draws if row.is_guided else 0
+            self.guided_draws[row.slot] = sampling.guided_draws(plan.draws) if row.is_guided else 0
         slots = np.array([row.slot for row in rows])
         self.step_of[slots], self.range_of[slots] = steps, ranges
         at = self._tensor(slots)
@@ -107,11 +107,18 @@ class Tables:
             (self.min_p, settings[2]),
             (self.top_k, top_k),
             (self.seed, np.array([row.seed for row in rows])),
-            (self.guidance, np.array([s.guidance for s in sampling_of], np.float32)),
+            (self.guidance, settings[3]),
             (self.guidance_from, np.array([s.guidance_from for s in sampling_of])),
             (self.guidance_until, np.array([_until(s.guidance_until) for s in sampling_of])),
         ):
             table.index_copy_(0, at, self._tensor(values))
+
+    def splice(self, row: Row) -> None:
+        """The rest of the row's plan has become another one; what it has drawn stays."""
+        slot, answered = row.slot, int(self.step_of[row.slot, self.drawn[row.slot] - 1]) + 1
+        kept = self.answers[slot, :answered].clone()
+        self._write([row])
+        self.answers[slot, :answered] = kept
 
     def _range_id(self, ranges: Ranges) -> int:
         if ranges not in self._range_ids:

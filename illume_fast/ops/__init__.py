@@ -11,6 +11,7 @@ from illume_fast.ops.codebook_ema import codebook_ema
 from illume_fast.ops.decode_attention import decode_attention
 from illume_fast.ops.dispatch import use_backend
 from illume_fast.ops.gather_rows import gather_rows
+from illume_fast.ops.gelu import gelu
 from illume_fast.ops.linear import linear
 from illume_fast.ops.linear_cross_entropy import cross_entropy_within_ranges, linear_cross_entropy
 from illume_fast.ops.nearest_code import PackedCodebook, nearest_code
@@ -35,6 +36,7 @@ __all__ = [
     "cross_entropy_within_ranges",
     "decode_attention",
     "gather_rows",
+    "gelu",
     "linear",
     "linear_cross_entropy",
     "nearest_code",

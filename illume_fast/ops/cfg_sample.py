@@ -20,9 +20,9 @@ The rule, for one row and in this order (`cfg_sample_reference` is the same in t
    equals. Backends may differ where two of these agree to their last bits.
 
 Both draw from the same distribution. With one number a row, two rows of nearly the same logits and the same noise draw
-different tokens as soon as a cumulative sum has moved a little; in a race they agree unless the winner's own chances have
-changed (an exponential race, the same as the maximum of Gumbel noise and logits: Maddison, Tarlow and Minka, A* Sampling,
-2014). That is what guessing ahead needs; `inverse` costs less.
+different tokens as soon as a cumulative sum has moved a little; in a race they agree unless the winner's own chances
+have changed (an exponential race, the same as the maximum of Gumbel noise and logits: Maddison, Tarlow and Minka,
+A* Sampling, 2014). That is what guessing ahead needs; `inverse` costs less.
 
 A bad row, a row without a finite z, and a row whose per-row parameter is out of range answer -1.
 """

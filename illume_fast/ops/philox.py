@@ -8,7 +8,9 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
-def philox(key: Tensor, counter: Tensor, third: Tensor | None = None, fourth: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(
+    key: Tensor, counter: Tensor, third: Tensor | None = None, fourth: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four 32-bit words of each (key, counter), int64 of the same shape, each in [0, 2**32).
 
     `key` and `counter` are int64 bit patterns: the key's two words are its halves, low first; the counter's are the low

@@ -1,4 +1,4 @@
-"""Steps that guess ahead: each row's next draws are fed as drafts and made anew, and those that came out right are taken.
+"""Steps that guess ahead: each row's next draws are fed as drafts and made anew, and those that are sure are taken.
 
 The tables are those of `illume_fast.ops.plan_steps`. A draft stands in `answers` where the draw is going to stand, and
 `window` [slots] says how many draws a slot makes at once, from 1 to `width`, never beyond its plan. Everything is int64

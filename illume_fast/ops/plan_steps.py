@@ -65,9 +65,9 @@ def plan_draw_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """How a draw of each slot in `order` [R] is made: the next one, or with `ahead` [R] that many draws behind it.
 
-    `draw_kind` [slots, draws] says which of a slot's sampling settings [slots, kinds] a draw takes (`temperature`,
-    `top_p`, `min_p` float32, `top_k` int64). `guidance` float32 [slots] holds from step `guidance_from` until before
-    step `guidance_until`, and is 1 elsewhere. Returns, one entry per row: step, seed, guidance, temperature, top_k,
+    `draw_kind` [slots, draws] says which of a slot's settings [slots, kinds] a draw takes (`temperature`, `top_p`,
+    `min_p` and `guidance` float32, `top_k` int64). Guidance holds from step `guidance_from` until before step
+    `guidance_until` [slots], and is 1 elsewhere. Returns, one entry per row: step, seed, guidance, temperature, top_k,
     top_p, min_p.
 
     Raises:
@@ -76,7 +76,7 @@ def plan_draw_reference(
     at = drawn[order] if ahead is None else drawn[order] + ahead
     step, kind = draw_step[order, at], draw_kind[order, at]
     guided = (guidance_from[order] <= step) & (step < guidance_until[order])
-    scale = torch.where(guided, guidance[order], 1.0)
+    scale = torch.where(guided, guidance[order, kind], 1.0)
     t, k, p, m = (setting[order, kind] for setting in (temperature, top_k, top_p, min_p))
     return step, seed[order], scale, t, k, p, m
 
@@ -126,7 +126,7 @@ def _check_feed(
 def _check_draw(answers: Tensor, draw_step: Tensor, drawn: Tensor, order: Tensor, *others: Tensor | None) -> None:
     settings, ahead = [s for s in others[:-1] if s is not None], others[-1]
     check_tables("plan_draw", answers, draw_step, drawn, order, *(() if ahead is None else (ahead,)))
-    kind, *of_kind = settings[:5]
+    kind, *of_kind = settings[:6]
     if kind.shape != draw_step.shape or any(s.shape != of_kind[0].shape or s.dim() != 2 for s in of_kind):
         raise RuntimeError("plan_draw: draw_kind must be [slots, draws], and the sampling settings [slots, kinds]")
     wide, narrow = torch.int64, torch.float32

@@ -91,11 +91,16 @@ def errors(results: list[Result]) -> dict[str, str]:
 def drawn_plainly(model: CausalLM, request: Request, sample: int = 0, noise: str = "inverse") -> list[int]:
     """A whole forward pass per branch and token, full logits, and `cfg_sample` on the legal ones."""
     ids: list[int] = []
-    for step, (forced, site) in enumerate(zip(request.plan.forced.tolist(), request.plan.site.tolist(), strict=True)):
+    plan, sampling = request.plan, request.sampling
+    while len(ids) < len(plan):
+        step = len(ids)
+        site = int(plan.site[step])
         if site < 0:
-            ids.append(forced)
+            ids.append(int(plan.forced[step]))
             continue
-        where, settings = request.plan.sites[site], request.sampling.sets[request.plan.sites[site].set]
+        where, settings = plan.sites[site], sampling.sets[plan.sites[site].set]
+        until = len(plan) if sampling.guidance_until is None else sampling.guidance_until
+        guided = request.guided and sampling.guidance_from <= step < until
         conditional = _last_logits(model, request.prompt, ids)
         unconditional = _last_logits(model, request.unconditional or request.prompt, ids)
         illegal = torch.tensor([not any(lo <= i < hi for lo, hi in where.ranges) for i in range(where.lo, where.hi)])
@@ -104,8 +109,8 @@ def drawn_plainly(model: CausalLM, request: Request, sample: int = 0, noise: str
         )
         drawn = cfg_sample(
             conditional,
-            unconditional if request.guided else None,
-            guidance=request.sampling.guidance if request.guided else 1.0,
+            unconditional if guided else None,
+            guidance=sampling.guidance_of(settings) if guided else 1.0,
             temperature=settings.temperature,
             top_k=settings.top_k,
             top_p=settings.top_p,
@@ -115,8 +120,10 @@ def drawn_plainly(model: CausalLM, request: Request, sample: int = 0, noise: str
             noise=noise,
         )
         ids.append(where.lo + int(drawn))
-        if ids[-1] in request.plan.stop_ids:
+        if ids[-1] in plan.stop_ids:
             break
+        if ids[-1] in plan.inserts:
+            plan = plan.with_insert(step, ids[-1])
     return ids
 
 

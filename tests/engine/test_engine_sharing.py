@@ -69,6 +69,7 @@ def test_samples_hold_the_prompts_full_pages_once():
     list(engine.generate([ask(1, length=18, n=8)], on_step=lambda p: used.append(engine.cache.pool.num_used)))
     # 20 tokens with the leading forced ids: 5 pages, all full; 15 more tokens: 5 pages for each sample; scratch
     assert max(used) <= 1 + 5 + 8 * 5
+    engine.clear()
     assert engine.cache.pool.num_used == 1
 
 
@@ -125,7 +126,7 @@ def test_pages_always_come_back(rows, cache_tokens, page_size, stop_after):
     for _, result in zip(range(stop_after), answers, strict=False):
         assert result.error is None or "pages" in str(result.error)
     answers.close()
-    engine.cache.check()
+    engine.check()
 
 
 _MODEL = small_model()

@@ -7,10 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from engine_cases import (
+    COARSE,
+    FINE,
     PICTURE,
     SETS,
     SMALL,
     TEXT,
+    WORDS,
     ask,
     drawn_plainly,
     errors,
@@ -26,6 +29,12 @@ from illume_fast.kernels import native
 from illume_fast.model.attention import CausalAttention
 
 needs_kernels = pytest.mark.skipif(native.missing is not None, reason=str(native.missing))
+
+
+INSERT = Plan.of([1, COARSE, COARSE, 3, FINE, FINE, 7])
+INTERLEAVED = Plan.text(
+    WORDS.ranges, 14, stop_ids=[12], set=2, inserts=dict.fromkeys((3, 5, 15, 17), INSERT), max_inserts=2
+)
 
 
 def guessing(model=None, width=4, **changes):
@@ -46,6 +55,7 @@ def some_requests():
     return [
         ask(0, guidance=3.0), ask(1, n=3, guidance=2.0), ask(2, plan=SMALL), ask(3, plan=TEXT), ask(4, greedy=True),
         ask(5, guidance=0.0), ask(6, plan=TEXT, guidance=1.5), ask(7, length=41), ask(8, plan=TEXT, n=3),
+        ask(13, plan=INTERLEAVED, n=2, guidance=2.0),
         scheduled(9, 5, 14), scheduled(10, 0, 12), ask(11, plan=Plan.of([Site(((20, 36),))])), ask(12, prompt=picture),
     ]  # fmt: skip
 
@@ -125,9 +135,11 @@ def test_what_was_kept_is_reported():
 
 @needs_kernels
 def test_steps_are_replayed():
-    engine = guessing(graphs=True, width=3)
-    for _ in range(3):
-        run(engine, some_requests())
+    model, asked = small_model(), [ask(0), ask(5, guidance=2.0)]
+    engine = guessing(model, graphs=True, width=3, max_batch=1)
+    expected = run(plain(model), asked)
+    for _ in range(4):
+        assert run(engine, asked) == expected
     assert engine.graphs.refusal is None
     assert engine.graphs.replays > engine.graphs.recorded > 0
 
@@ -162,46 +174,40 @@ def test_cancelled_rows_give_their_pages_back():
     engine = guessing(agreeable_model(), 3, max_batch=3)
     asked = [ask(name, guidance=2.0) for name in range(6)]
     finished = {}
-    for result in engine.generate(asked, on_step=lambda p: engine.cancel(f"request {p.step % 6}") if p.step > 2 else None):
+    for result in engine.generate(
+        asked, on_step=lambda p: engine.cancel(f"request {p.step % 6}") if p.step > 2 else None
+    ):
         finished[result.request.id] = result.finish
     assert len(finished) == 6
     assert "cancelled" in finished.values()
 
 
 def test_the_distribution_is_exact():
-    """Chi-square of three draws together over 4 000 samples, two of them made by guessing; exact by enumeration.
-
-    99.99 % point for 63 degrees of freedom: 112.
-    """
-    model, few, samples = small_model(), Site(((20, 24),)), 4000
-    plan = Plan.of([1, few, few, 3, few, 5])
-    sampling = SamplingParams(sets=(SamplingSet(temperature=1.5),))
+    """Chi-square of the last three of six draws over 4 000 samples; 99.99 % point for 26 degrees of freedom: 62."""
+    model, few, samples = small_model(), Site(((20, 23),)), 4000
+    plan = Plan.of([1, few, few, 3, few, few, few, few])
+    sampling = SamplingParams(sets=(SamplingSet(temperature=2.5),))
     request = Request(id="r", prompt=(Segment(ids_of(1, 5)),), plan=plan, sampling=sampling, n=samples)
     engine = guessing(model, 3, max_batch=32)
-    seen = np.zeros((4, 4, 4))
+    seen = np.zeros((3, 3, 3))
     for result in engine.generate([request]):
-        seen[tuple(result.ids[torch.tensor([1, 2, 4])] - 20)] += 1
-    assert engine.speculation.accepted_per_step > 1
-    wanted = samples * joint(model, request, 1.5)
-    assert ((seen - wanted) ** 2 / wanted).sum() < 112
+        seen[tuple(result.ids[-3:] - 20)] += 1
+    assert engine.speculation.accepted_per_step > 1.2
+    wanted = samples * probabilities(model, request, 2.5)
+    assert ((seen - wanted) ** 2 / wanted).sum() < 62
 
 
 @torch.no_grad()
-def joint(model, request, temperature):
-    """[4, 4, 4]: probabilities of the three draws of a plan [1, draw, draw, 3, draw, 5] from ids 20 to 23."""
-    prompt = request.prompt[0].ids
-
-    def following(*answer):
-        ids = torch.tensor([*prompt, 1, *answer])
-        hidden = model.decoder(model.embed(ids)[None], torch.arange(len(ids))[None], CausalAttention())
-        logits = F.linear(hidden[0, -1], model.head_weight)[20:24].double()
-        return (logits / temperature).softmax(0).numpy()
-
-    p = np.zeros((4, 4, 4))
-    for a in range(4):
-        for b in range(4):
-            p[a, b] = following()[a] * following(20 + a)[b] * following(20 + a, 20 + b, 3)
-    return p
+def probabilities(model, request, temperature):
+    """[3, 3, 3]: of the last three draws of a plan [1, draw, draw, 3, draw, draw, draw, draw] from ids 20 to 22."""
+    every = torch.cartesian_prod(*[torch.arange(3)] * 6)  # all answers
+    ones, prompt = torch.ones_like(every[:, :1]), torch.tensor(request.prompt[0].ids)
+    ids = torch.cat([prompt.expand(len(every), -1), ones, every[:, :2] + 20, 3 * ones, every[:, 2:] + 20], 1)
+    hidden = model.decoder(model.embed(ids), torch.arange(ids.shape[1]).expand(ids.shape), CausalAttention())
+    drawn_at = torch.tensor([1, 2, 4, 5, 6, 7]) + len(prompt)
+    logits = F.linear(hidden[:, drawn_at - 1], model.head_weight)[..., 20:23].double() / temperature
+    each = logits.softmax(-1).gather(2, every[..., None])[..., 0]
+    return each.prod(1).view(27, 3, 3, 3).sum(0).numpy()
 
 
 def test_bad_settings_are_named():

@@ -48,7 +48,8 @@ def fed_plainly(plans, slot_of, start, filler, page_size, tokens):
         steps, d, size = plans.steps[slot], int(plans.drawn[slot]), int(plans.window[slot])
         first = len(fed) - steps[d - 1]
         fed += [
-            (max(int(plans.answers[slot, step]), 0), start[s] + step, s) for step in range(steps[d - 1], steps[d + size - 1])
+            (max(int(plans.answers[slot, step]), 0), start[s] + step, s)
+            for step in range(steps[d - 1], steps[d + size - 1])
         ]
         last.append([first + steps[d + min(j, size - 1)] - 1 for j in range(plans.width)])
     fed += [(0, i % page_size, filler) for i in range(tokens - len(fed))]
@@ -153,7 +154,7 @@ def test_what_cannot_go_on_is_refused_on_the_cpu():
         plan_feed_ahead(*plans.tables, *on_device([0, 0], [0, 0]), plans.window, 4, 9, 4, 1)
     with pytest.raises(RuntimeError, match="2 windows of at most 4 for 4 slots"):
         plan_feed_ahead(*plans.tables, *on_device([0], [0]), plans.window[:2], 4, 9, 4, 9)
-    with pytest.raises(RuntimeError, match="made is torch.int32"):
+    with pytest.raises(RuntimeError, match=r"made is torch\.int32"):
         plan_accept(*plans.tables, *on_device([1]), plans.window, plans.made.int())
 
 

@@ -29,9 +29,9 @@ class Plans:
         self.latest = torch.zeros(slots + 1, dtype=torch.int64)
         self.kind = some(0, 3, slots + 1, draws)
         shape = (slots + 1, 3)
-        self.sampling = [torch.rand(shape), some(0, 99, *shape), torch.rand(shape), torch.rand(shape)]
+        self.sampling = [torch.rand(shape), some(0, 99, *shape), *(torch.rand(shape) for _ in range(3))]
         start = some(0, 6, slots + 1)
-        self.of_slot = [torch.rand(slots + 1) * 9, start, start + some(0, 8, slots + 1), some(0, 2**40, slots + 1)]
+        self.of_slot = [start, start + some(0, 8, slots + 1), some(0, 2**40, slots + 1)]
 
     @property
     def tables(self):
@@ -75,13 +75,14 @@ def test_feeding(data, slots, room):
 def test_parameters_of_draws(data, slots):
     plans = Plans(slots, seed=data.draw(st.integers(0, 99)))
     order = data.draw(st.lists(st.integers(0, slots), max_size=9))
-    guidance, since, until, seed = plans.of_slot
+    *sampling, guidance = plans.sampling
+    since, until, seed = plans.of_slot
     rows = []
     for slot in order:
         d = int(plans.drawn[slot])
         step, kind = plans.steps[slot][d], int(plans.kind[slot, d])
-        scale = float(guidance[slot]) if since[slot] <= step < until[slot] else 1.0
-        rows.append((step, int(seed[slot]), scale, *(s[slot, kind].item() for s in plans.sampling)))
+        scale = float(guidance[slot, kind]) if since[slot] <= step < until[slot] else 1.0
+        rows.append((step, int(seed[slot]), scale, *(s[slot, kind].item() for s in sampling)))
     for backend in backends_here(plan_draw):
         with use_backend(backend):
             outputs = plan_draw(*plans.tables, *on_device(order), *plans.settings)

@@ -1,5 +1,5 @@
-"""The exponential race of `cfg_sample` and `cfg_head_sample`: exact, alone or in company, and nearly always the same draw
-where logits are nearly the same."""
+"""The exponential race of `cfg_sample` and `cfg_head_sample`: exact, the same in any company, and nearly always the
+same draw where logits are nearly the same."""
 
 import numpy as np
 import pytest
@@ -160,7 +160,9 @@ def test_philox_takes_four_words_of_counter():
     """The third of the test vectors of Random123."""
     key, counter = 0x299F31D0A4093822, 0x85A308D3243F6A88
     words = philox_of(
-        *(torch.tensor([x - (1 << 64) if x >> 63 else x]) for x in (key, counter)), torch.tensor([0x13198A2E]), 0x03707344
+        *(torch.tensor([x - (1 << 64) if x >> 63 else x]) for x in (key, counter)),
+        torch.tensor([0x13198A2E]),
+        0x03707344,
     )
     assert [int(w) for w in words] == [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]
     assert philox(key, counter, 0x13198A2E, 0x03707344) == 0x94FDCCEB << 32 | 0xD16CFE09

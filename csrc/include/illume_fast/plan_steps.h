@@ -32,7 +32,7 @@ struct PlanSettings {
   const int64_t* top_k;
   const float* top_p;
   const float* min_p;
-  const float* guidance;         // [slots]
+  const float* guidance;
   const int64_t* guidance_from;  // [slots]: the first step with guidance, and the first without it again
   const int64_t* guidance_until;
   const int64_t* seed;
