@@ -12,6 +12,7 @@ void register_linear(pybind11::module_& m);
 void register_linear_cross_entropy(pybind11::module_& m);
 void register_nearest_code(pybind11::module_& m);
 void register_runtime(pybind11::module_& m);
+void register_spatial_norm(pybind11::module_& m);
 void register_swiglu(pybind11::module_& m);
 void register_page_pool(pybind11::module_& m);
 void register_paged_append(pybind11::module_& m);
@@ -36,6 +37,7 @@ PYBIND11_MODULE(_C, m) {
   illume_fast::register_linear(m);
   illume_fast::register_linear_cross_entropy(m);
   illume_fast::register_nearest_code(m);
+  illume_fast::register_spatial_norm(m);
   illume_fast::register_swiglu(m);
   illume_fast::register_page_pool(m);
   illume_fast::register_paged_append(m);

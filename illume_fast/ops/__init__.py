@@ -23,6 +23,7 @@ from illume_fast.ops.qkv_linear import qkv_linear
 from illume_fast.ops.quantize import quantize
 from illume_fast.ops.rms_norm import add_rms_norm, rms_norm
 from illume_fast.ops.rope import rope
+from illume_fast.ops.spatial_norm import spatial_norm
 from illume_fast.ops.swiglu import swiglu
 from illume_fast.ops.swiglu_linear import swiglu_linear
 
@@ -53,6 +54,7 @@ __all__ = [
     "quantize",
     "rms_norm",
     "rope",
+    "spatial_norm",
     "swiglu",
     "swiglu_linear",
     "use_backend",
