@@ -92,6 +92,19 @@ def accepted_plainly(plans, slot):
     return made[:taken], answer
 
 
+def assert_accepted(plans, order, answers, drawn, made):
+    for slot in range(len(plans.steps)):
+        if slot not in order or slot == len(plans.steps) - 1:
+            assert answers[slot].tolist() == plans.answers[slot].tolist()
+            assert int(drawn[slot]) == int(plans.drawn[slot])
+            assert made[slot].tolist() == plans.made[slot].tolist()
+            continue
+        taken, answer = accepted_plainly(plans, slot)
+        assert made[slot].tolist() == taken + [NOT_TAKEN] * (plans.width - len(taken))
+        assert answers[slot].tolist() == answer
+        assert int(drawn[slot]) == int(plans.drawn[slot]) + len(taken)
+
+
 @given(data=st.data(), slots=st.integers(1, 5), width=st.integers(1, 5))
 def test_accepting(data, slots, width):
     plans = Plans(slots, width, seed=data.draw(st.integers(0, 999)))
@@ -101,16 +114,7 @@ def test_accepting(data, slots, width):
         made = plans.made.clone().to(DEVICE)
         with use_backend(backend):
             plan_accept(answers, steps, drawn, *on_device(order), plans.window.to(DEVICE), made)
-        for slot in range(slots + 1):
-            if slot not in order[:-2]:
-                assert answers[slot].tolist() == plans.answers[slot].tolist()
-                assert int(drawn[slot]) == int(plans.drawn[slot])
-                assert made[slot].tolist() == plans.made[slot].tolist()
-                continue
-            taken, answer = accepted_plainly(plans, slot)
-            assert made[slot].tolist() == taken + [NOT_TAKEN] * (width - len(taken))
-            assert answers[slot].tolist() == answer
-            assert int(drawn[slot]) == int(plans.drawn[slot]) + len(taken)
+        assert_accepted(plans, order, answers, drawn, made)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -130,7 +134,7 @@ def test_parameters_of_draws_further_on(backend):
     wide = [torch.arange(3, device=DEVICE)] * 3
     sampling = [torch.rand(3, 1, device=DEVICE), wide[0][:, None].contiguous(), *torch.rand(2, 3, 1, device=DEVICE)]
     args = (plans.answers.to(DEVICE), steps, plans.drawn.to(DEVICE), *on_device([1, 1, 0]), steps * 0, *sampling)
-    args = (*args, torch.rand(3, device=DEVICE), *wide, *on_device([0, 1, 0]))
+    args = (*args, torch.rand(3, 1, device=DEVICE), *wide, *on_device([0, 1, 0]))
     skip_unless_runs(plan_draw, backend, *args)
     with use_backend(backend):
         step, seed, *_ = plan_draw(*args)
