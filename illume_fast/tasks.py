@@ -18,7 +18,7 @@ from illume_fast.data.chat import Chat
 from illume_fast.data.errors import InputError
 from illume_fast.data.image import ImageProcessor, pad_to
 from illume_fast.data.picture import on_white
-from illume_fast.data.sequence import ImageCodes, decode_image
+from illume_fast.data.sequence import ImageCodes, PartialCodes, decode_image, partial_codes
 from illume_fast.data.sizes import ImageGrid, Size, image_grid, nearest_size
 from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.engine import Plan, Request, SamplingParams, SamplingSet, Segment, Site, sample_seed
@@ -37,13 +37,17 @@ class Draw:
 
     `size` is (height, width) in pixels. `samples` says which samples of `seed` are wanted: sample k is drawn with
     `sample_seed(seed, k)`. An edit has the size nearest to its source's and comes back in the source's own size unless
-    `restore` is off. `tag` comes back untouched.
+    `restore` is off. Guidance leads away from `negative_prompt`, or from no prompt at all, at the steps of the
+    picture's tokens from `guidance_from` until before `guidance_until` (None: to the end). `tag` comes back untouched.
     """
 
     prompt: str
     image: Image.Image | None = None
     size: Size | None = None
     guidance: float | None = None
+    negative_prompt: str | None = None
+    guidance_from: int = 0
+    guidance_until: int | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -67,6 +71,11 @@ class Ask:
     seed: int = 0
     id: str = ""
     tag: Any = None
+
+
+def name_of(task: Draw | Ask) -> str:
+    """What messages call a task: its id, or how its prompt begins."""
+    return task.id or task.prompt.strip()[:_ID_LENGTH]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,18 +122,29 @@ class Tasks:
         """The drawn ids of a picture -> its codes."""
         return decode_image(ids, grid, self.vocab)
 
+    def codes_so_far(self, ids: Tensor, grid: ImageGrid) -> PartialCodes:
+        """The first ids of a picture -> the codes among them. ValueError for an id that is no code."""
+        return partial_codes(ids, grid, self.vocab)
+
     def words(self, ids: Tensor) -> str:
         """The drawn ids of an answer -> its text."""
         return self.chat.text.decode([i for i in ids.tolist() if i not in self.vocab.eos]).strip()
+
+    def words_so_far(self, ids: Tensor) -> str:
+        """The first ids of an answer -> its text, without the bytes of a character that is not whole yet.
+
+        It is the beginning of what `words` makes of any more ids.
+        """
+        return self.words(ids[ids >= 0]).rstrip("\N{REPLACEMENT CHARACTER}").rstrip()
 
     def _draw(self, task: Draw) -> list[Request]:
         _require_words(task.prompt)
         grid = self.grid(task.size)
         size = grid.height, grid.width
         guidance = self._guidance(task, self.generation.guidance)
-        return self._samples(
-            task, grid, guidance, [], self.chat.generate(task.prompt, size), self.chat.generate_anything(size)
-        )
+        away = task.negative_prompt
+        free = self.chat.generate_anything(size) if away is None else self.chat.generate(away, size)
+        return self._samples(task, grid, guidance, [], self.chat.generate(task.prompt, size), free)
 
     def _edit(self, task: Draw) -> list[Request]:
         _require_words(task.prompt)
@@ -134,22 +154,23 @@ class Tasks:
         size = grid.height, grid.width
         guidance = self._guidance(task, self.generation.edit_guidance)
         picture = self._segment(self._processor(pad_to(_rgb(task.image), size)))
-        return self._samples(
-            task, grid, guidance, [picture], self.chat.edit(task.prompt, size), self.chat.edit_nothing(size)
-        )
+        away = task.negative_prompt
+        free = self.chat.edit_nothing(size) if away is None else self.chat.edit(away, size)
+        return self._samples(task, grid, guidance, [picture], self.chat.edit(task.prompt, size), free)
 
     def _samples(
         self, task: Draw, grid: ImageGrid, guidance: float, pictures: list[Segment], prompt: list[int], free: list[int]
     ) -> list[Request]:
         defaults = self.generation.semantic, self.generation.pixel
         try:
-            sampling = SamplingParams(tuple(_sampling_set(task, d) for d in defaults), guidance)
+            sets = tuple(_sampling_set(task, d) for d in defaults)
+            sampling = SamplingParams(sets, guidance, task.guidance_from, task.guidance_until)
         except ValueError as error:
             raise InputError(str(error)) from None
         conditional, unconditional = segments(prompt, pictures), segments(free, pictures)
         return [
             Request(
-                id=task.id or task.prompt.strip()[:_ID_LENGTH],
+                id=name_of(task),
                 prompt=conditional,
                 unconditional=unconditional if self.generation.has_unconditional else None,
                 plan=self.plan(grid),
@@ -171,7 +192,7 @@ class Tasks:
         except ValueError as error:
             raise InputError(str(error)) from None
         return Request(
-            id=task.id or task.prompt.strip()[:_ID_LENGTH],
+            id=name_of(task),
             prompt=segments(self.chat.ask(task.prompt, len(pictures)), pictures),
             plan=Plan.text([(0, self.vocab.text_size)], most, self.vocab.eos),
             sampling=sampling,
@@ -180,6 +201,10 @@ class Tasks:
         )
 
     def _guidance(self, task: Draw, default: float) -> float:
+        if task.negative_prompt is not None:
+            _require_words(task.negative_prompt, "negative prompt")
+            if (default if task.guidance is None else task.guidance) == 1.0:
+                raise InputError("a negative prompt does nothing at guidance 1; give another guidance, or leave it out")
         if self.generation.has_unconditional:
             return default if task.guidance is None else task.guidance
         if task.guidance not in (None, 1.0):
@@ -247,6 +272,6 @@ def _rgb(image: Image.Image) -> Image.Image:
         ) from None
 
 
-def _require_words(prompt: str) -> None:
+def _require_words(prompt: str, name: str = "prompt") -> None:
     if not prompt.strip():
-        raise InputError("the prompt is empty")
+        raise InputError(f"the {name} is empty")

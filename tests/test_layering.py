@@ -12,7 +12,7 @@ PACKAGE = ROOT / "illume_fast"
 ALLOWED = {
     "kernels": set(),
     "ops": {"kernels"},
-    "bench": {"model", "ops", "kernels"},
+    "bench": {"pipeline", "tasks", "integrations", "engine", "data", "model", "ops", "kernels"},
     "model": {"ops", "kernels"},
     "data": {"model", "ops"},
     "engine": {"data", "model", "ops", "kernels"},
@@ -21,8 +21,11 @@ ALLOWED = {
     "evaluation": {"engine", "data", "model", "ops"},
     "info": {"ops", "kernels"},
     "tasks": {"engine", "data", "model", "ops"},
-    "pipeline": {"tasks", "engine", "evaluation", "data", "model", "ops"},
-    "jobs": {"pipeline", "tasks", "engine", "data", "model", "ops"},
+    "decoding": {"data", "model", "ops"},
+    "partials": {"decoding", "data"},
+    "outcome": {"tasks", "data"},
+    "pipeline": {"outcome", "partials", "decoding", "tasks", "engine", "evaluation", "data", "model", "ops"},
+    "jobs": {"pipeline", "outcome", "tasks", "engine", "data", "model", "ops"},
     "commands": None,
     "cli": None,
 }

@@ -19,6 +19,7 @@ from illume_fast.engine.graphs import Graphs
 from illume_fast.engine.reading import read_batch
 from illume_fast.engine.request import GenerativeModel, OnPartial, OnStep, Partial, Progress, Request, Result
 from illume_fast.engine.scheduler import Row, Scheduler
+from illume_fast.engine.speculation import Speculation, Taken, Window, decode_ahead
 from illume_fast.engine.tables import Ints, Tables
 
 
@@ -35,6 +36,8 @@ class Machine:
     rounding: Rounding
     read_tokens: int
     row_multiple: int
+    noise: str
+    speculation: Speculation | None
 
 
 class Run:
@@ -137,7 +140,7 @@ class Run:
             [row.prompts[b].last_hidden for row in rows if b < len(row.prompts)] for b in (0, 1)
         )
         hidden = batch.spread(_stacked(conditional), _stacked(unconditional) if unconditional else None)
-        step.draw(m.model.head, m.tables, m.buffers, batch.first_shape(), hidden)
+        step.draw(m.model.head, m.tables, m.buffers, batch.first_shape(), hidden, m.noise)
         # a look at every row: it costs no wait here, and tells a broken model before a whole answer was drawn
         return self._count(batch, range(len(rows)))
 
@@ -146,36 +149,51 @@ class Run:
         if not self.scheduler.active:
             return []
         if self.batch is None:
-            self.batch = self._batch_of(tuple(self.scheduler.active))
-        shape = self.batch.shape()
-        m.graphs.run(shape, partial(step.decode, m.model, m.tables, m.buffers, m.cache, shape))
-        return self._count(self.batch, self.batch.looked_at)
+            self.batch = self._decoding_batch(tuple(self.scheduler.active))
+        batch, shape = self.batch, self.batch.shape()
+        if isinstance(batch, Window) and m.speculation is not None:
+            guess = partial(decode_ahead, m.model, m.tables, m.buffers, m.speculation, m.cache, shape, m.noise)
+            m.graphs.run(shape, guess)
+            return self._count(batch, range(len(batch.rows)), batch.taken())
+        m.graphs.run(shape, partial(step.decode, m.model, m.tables, m.buffers, m.cache, shape, m.noise))
+        return self._count(batch, batch.looked_at)
+
+    def _decoding_batch(self, rows: Sequence[Row]) -> Batch:
+        m = self.machine
+        if m.speculation is not None and m.speculation.pays(rows):
+            return Window(rows, m.tables, m.buffers, m.cache, m.rounding, m.speculation)
+        return self._batch_of(rows)
 
     def _batch_of(self, rows: Sequence[Row]) -> Batch:
         m = self.machine
         return Batch(rows, m.tables, m.buffers, m.cache, m.rounding)
 
-    def _count(self, batch: Batch, look: Sequence[int]) -> list[Result]:
-        """Results of the rows whose plan is drawn to its end and, among those in `look`, whose last id ends them."""
+    def _count(self, batch: Batch, look: Sequence[int], taken: Taken | None = None) -> list[Result]:
+        """Results of the rows whose plan is drawn to its end and, among those in `look`, whose last id ends them.
+
+        Each row has made one draw, or those that are `taken`.
+        """
         tables, rows = self.machine.tables, batch.rows
-        tables.drawn[batch.slots] += 1
-        self.drawn += len(rows)
-        drawn = tables.drawn[batch.slots]
+        before = tables.drawn[batch.slots]
+        drawn = before + (1 if taken is None else taken.counts)
+        tables.drawn[batch.slots] = drawn
+        self.drawn += int((drawn - before).sum())
         ended = dict.fromkeys(np.flatnonzero(drawn == tables.draws[batch.slots]).tolist(), "plan")
         if look:
-            latest = tables.latest.tolist()
+            latest = tables.latest[batch.slots].tolist() if taken is None else taken.latest
             for r in look:
-                if latest[rows[r].slot] < 0:
+                if latest[r] < 0:
                     ended[r] = "error"
-                elif latest[rows[r].slot] in rows[r].plan.stop_ids:
+                elif latest[r] in rows[r].plan.stop_ids:
                     ended[r] = "stop"
-                elif latest[rows[r].slot] in rows[r].plan.inserts:
-                    self._insert(rows[r], latest[rows[r].slot])
+                elif latest[r] in rows[r].plan.inserts:
+                    self._insert(rows[r], latest[r])
                     ended.pop(r, None)
         if self._on_partial is not None:
-            self._tell(batch, drawn, ended)
+            self._tell(batch, before, drawn, ended)
         results = [self._hand_out(rows[r], finish) for r, finish in ended.items()]
-        for r in np.flatnonzero(drawn == tables.guided_draws[batch.slots]).tolist():
+        guided = tables.guided_draws[batch.slots]
+        for r in np.flatnonzero((before < guided) & (guided <= drawn)).tolist():
             if r not in ended:
                 self.scheduler.end_guidance(rows[r])
                 self.batch = None
@@ -188,13 +206,15 @@ class Run:
         tables.splice(row)
         self.batch = None
 
-    def _tell(self, batch: Batch, drawn: Ints, ended: dict[int, str]) -> None:
+    def _tell(self, batch: Batch, before: Ints, drawn: Ints, ended: dict[int, str]) -> None:
         assert self._on_partial is not None
+        tables = self.machine.tables
         for r, row in enumerate(batch.rows):
             every = row.request.partial_every
-            if every and drawn[r] % every == 0 and r not in ended:
-                tables = self.machine.tables
-                ids = tables.answers[row.slot, : int(tables.step_of[row.slot, drawn[r]])].cpu().clone()
+            if not every:
+                continue
+            for draws in range(before[r] // every * every + every, drawn[r] + (r not in ended), every):
+                ids = tables.answers[row.slot, : int(tables.step_of[row.slot, draws])].cpu().clone()
                 self._on_partial(Partial(request=row.request, sample=row.sample, ids=ids))
 
     def _hand_out(self, row: Row, finish: str) -> Result:
@@ -217,7 +237,9 @@ class Run:
 
     def _progress(self) -> Progress:
         scheduler = self.scheduler
-        return Progress(self.steps, len(scheduler.active), len(scheduler.waiting), self.drawn, self.finished)
+        speculation = self.machine.speculation
+        accepted = None if speculation is None else speculation.accepted_per_step
+        return Progress(self.steps, len(scheduler.active), len(scheduler.waiting), self.drawn, self.finished, accepted)
 
 
 def _stacked(hidden: Sequence[Tensor | None]) -> Tensor:

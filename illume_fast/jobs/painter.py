@@ -159,7 +159,7 @@ def _largest(checkpoint: Checkpoint, config: EngineConfig) -> IllumePipeline:
             return pipeline
         gc.collect()
         if config.max_batch == 1:
-            raise InputError("out of memory: there is none for drawing even one picture at a time")
+            raise InputError("out of memory making an engine of one picture at a time; what was done is kept")
         config = replace(config, max_batch=config.max_batch // 2)
 
 

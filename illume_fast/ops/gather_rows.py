@@ -17,7 +17,9 @@ def gather_rows_reference(table: Tensor, index: Tensor) -> Tensor:
         RuntimeError: an index is N or more (on a GPU, to save waiting for it, torch's own assertion).
     """
     known = index >= 0
-    rows = F.embedding(torch.where(known, index, 0), table) if table.numel() else table.new_empty(*index.shape, 0)
+    if table.numel() == 0:
+        return table.new_zeros(*index.shape, table.shape[1])
+    rows = F.embedding(torch.where(known, index, 0), table)
     return torch.where(known.unsqueeze(-1), rows, torch.zeros((), dtype=table.dtype, device=table.device))
 
 
