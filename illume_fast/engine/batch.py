@@ -8,6 +8,7 @@ the cache's scratch page.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -68,8 +69,9 @@ class Batch:
             table[s, : len(pages)] = pages
         buffers = self._buffers
         for target, values in ((buffers.slot_of[:streams], slot_of), (buffers.start[:streams], start)):
-            target.copy_(_tensor(values))
-        buffers.page_table[:streams, : table.shape[1]].copy_(_tensor(table))
+            target.copy_(_tensor(values), non_blocking=True)
+        buffers.page_table[:streams, : table.shape[1]].copy_(_tensor(table), non_blocking=True)
+        self._pages = buffers.columns(table.shape[1])
 
     def shape(self) -> Shape:
         """The shape of the next step. The buffers are made to fit it."""
@@ -92,7 +94,7 @@ class Batch:
         if not more:
             return shape
         tokens = self._round(shape.tokens + more)
-        return Shape(shape.conditional, shape.unconditional, tokens, True, shape.groups, shape.in_order)
+        return replace(shape, tokens=tokens, runs=True)
 
     def _grouped(self, groups_of: Ints) -> Shape:
         b, tables = self._buffers, self._tables
@@ -112,12 +114,12 @@ class Batch:
                 (self._unconditional_of, 0),
             )
         )
-        b.order[: len(order)].copy_(_tensor(order))
+        b.order[: len(order)].copy_(_tensor(order), non_blocking=True)
         if not in_order:
-            b.conditional[: len(order)].copy_(_tensor(conditional))
-            b.unconditional[: len(order)].copy_(_tensor(unconditional))
+            b.conditional[: len(order)].copy_(_tensor(conditional), non_blocking=True)
+            b.unconditional[: len(order)].copy_(_tensor(unconditional), non_blocking=True)
         streams = self._conditional + self._unconditional
-        return Shape(self._conditional, self._unconditional, streams, False, groups, in_order)
+        return Shape(self._conditional, self._unconditional, streams, False, groups, in_order, self._pages)
 
     def spread(self, conditional: Tensor, unconditional: Tensor | None) -> Tensor:
         """Hidden states of the rows' branches -> [streams, H], in the order of the streams, filled up with zeros."""

@@ -90,6 +90,7 @@ class Engine:
             rounding=rounding,
             read_tokens=config.read_tokens,
             row_multiple=self.row_multiple,
+            lags=self.device.type == "cuda",
         )
 
     def generate(

@@ -1,7 +1,11 @@
 """One run of the engine: admit, read prompts, step, hand out.
 
-No id is looked at on the host while a step runs, unless a plan has stop ids. What the host does for a step is to count:
-how many tokens the streams bring, which rows draw together, who has come to its end.
+No id is looked at on the host while a step runs, unless a plan has stop ids or inserts. What the host does for a step
+is to count: how many tokens the streams bring, which rows draw together, who has come to its end.
+
+Where the device runs by itself (`Machine.lags`), what is looked at and handed out comes a step late, when the next step
+has been launched: a row with stop ids has drawn once more by then, which is cut off. A row that may insert a plan is
+looked at at once, since its next draw depends on it; and the ids of an answer to be kept are waited for.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +20,7 @@ from illume_fast.engine import step
 from illume_fast.engine.batch import Batch, Rounding
 from illume_fast.engine.cache import PagedCache, PromptStore
 from illume_fast.engine.graphs import Graphs
+from illume_fast.engine.handover import Handover
 from illume_fast.engine.reading import read_batch
 from illume_fast.engine.request import GenerativeModel, OnPartial, OnStep, Partial, Progress, Request, Result
 from illume_fast.engine.scheduler import Row, Scheduler
@@ -35,6 +40,7 @@ class Machine:
     rounding: Rounding
     read_tokens: int
     row_multiple: int
+    lags: bool
 
 
 class Run:
@@ -43,6 +49,7 @@ class Run:
     def __init__(self, machine: Machine, on_step: OnStep | None, on_partial: OnPartial | None) -> None:
         self.machine = machine
         self.scheduler = Scheduler(machine.store, machine.tables.filler)
+        self.handover = Handover(machine.tables)
         self.batch: Batch | None = None
         self.steps = self.drawn = self.finished = 0
         self._on_step, self._on_partial = on_step, on_partial
@@ -60,6 +67,7 @@ class Run:
                 yield from self._drop_cancelled()
                 yield from self._admit(refusal)
                 if not self.scheduler.in_flight:
+                    yield from self._arrived()
                     return
                 results = self._step()
                 if self._on_step is not None:
@@ -104,15 +112,17 @@ class Run:
     @torch.no_grad()
     def _step(self) -> list[Result]:
         self._read()
-        results = self._decode()
+        batch = self._decode()
+        # the copies of an earlier step, while the device works at this one
+        late = self._arrived()
+        if batch is not None:
+            self._count(batch, batch.looked_at)
         joined = self.scheduler.activate()
         if joined:
-            results += self._draw_first(joined)
-        if results or joined:
+            self._draw_first(joined)
             self.batch = None
         self.steps += 1
-        self.finished += len(results)
-        return results
+        return late if self.machine.lags else self._arrived()
 
     def _read(self) -> None:
         m = self.machine
@@ -125,7 +135,7 @@ class Run:
             if chunk.stop == len(chunk.prompt):
                 m.store.has_read(chunk.prompt, hidden[last].clone())
 
-    def _draw_first(self, rows: Sequence[Row]) -> list[Result]:
+    def _draw_first(self, rows: Sequence[Row]) -> None:
         """Rows whose prompts were just read draw their first id from the prompts' last hidden states."""
         m = self.machine
         version = m.tables.version
@@ -138,47 +148,64 @@ class Run:
         )
         hidden = batch.spread(_stacked(conditional), _stacked(unconditional) if unconditional else None)
         step.draw(m.model.head, m.tables, m.buffers, batch.first_shape(), hidden)
-        # a look at every row: it costs no wait here, and tells a broken model before a whole answer was drawn
-        return self._count(batch, range(len(rows)))
+        # a look at every row tells a broken model before a whole answer was drawn
+        self._count(batch, range(len(rows)))
 
-    def _decode(self) -> list[Result]:
+    def _decode(self) -> Batch | None:
+        """Launch a step for the rows that draw."""
         m = self.machine
         if not self.scheduler.active:
-            return []
+            return None
         if self.batch is None:
             self.batch = self._batch_of(tuple(self.scheduler.active))
         shape = self.batch.shape()
         m.graphs.run(shape, partial(step.decode, m.model, m.tables, m.buffers, m.cache, shape))
-        return self._count(self.batch, self.batch.looked_at)
+        return self.batch
 
     def _batch_of(self, rows: Sequence[Row]) -> Batch:
         m = self.machine
         return Batch(rows, m.tables, m.buffers, m.cache, m.rounding)
 
-    def _count(self, batch: Batch, look: Sequence[int]) -> list[Result]:
-        """Results of the rows whose plan is drawn to its end and, among those in `look`, whose last id ends them."""
+    def _count(self, batch: Batch, look: Sequence[int]) -> None:
+        """Note that the rows have drawn once more, look at those in `look`, and let those that are through leave."""
         tables, rows = self.machine.tables, batch.rows
         tables.drawn[batch.slots] += 1
         self.drawn += len(rows)
+        self._look([rows[r] for r in look if not rows[r].left])
         drawn = tables.drawn[batch.slots]
-        ended = dict.fromkeys(np.flatnonzero(drawn == tables.draws[batch.slots]).tolist(), "plan")
-        if look:
-            latest = tables.latest.tolist()
-            for r in look:
-                if latest[rows[r].slot] < 0:
-                    ended[r] = "error"
-                elif latest[rows[r].slot] in rows[r].plan.stop_ids:
-                    ended[r] = "stop"
-                elif latest[rows[r].slot] in rows[r].plan.inserts:
-                    self._insert(rows[r], latest[rows[r].slot])
-                    ended.pop(r, None)
+        ended = [r for r in np.flatnonzero(drawn == tables.draws[batch.slots]).tolist() if not rows[r].left]
         if self._on_partial is not None:
             self._tell(batch, drawn, ended)
-        results = [self._hand_out(rows[r], finish) for r, finish in ended.items()]
+        for r in ended:
+            self._leave(rows[r], int(drawn[r]))
         for r in np.flatnonzero(drawn == tables.guided_draws[batch.slots]).tolist():
-            if r not in ended:
+            if not rows[r].left:
                 self.scheduler.end_guidance(rows[r])
                 self.batch = None
+
+    def _look(self, rows: Sequence[Row]) -> None:
+        """Look at what the rows drew last: now, or (`Machine.lags`) at the next step those that can wait."""
+        lags = self.machine.lags
+        now = [row for row in rows if not lags or row.plan.inserts]
+        if now:
+            self.handover.look(now)
+            self._act_on_looks()
+        self.handover.look([row for row in rows if lags and not row.plan.inserts])
+
+    def _act_on_looks(self) -> None:
+        for row, draws, token in self.handover.seen():
+            if row.left:
+                continue
+            if token < 0 or token in row.plan.stop_ids:
+                self._leave(row, draws)
+            elif token in row.plan.inserts:
+                self._insert(row, token)
+
+    def _arrived(self) -> list[Result]:
+        """Results that were on their way; and act on what was looked at before."""
+        results = self.handover.results()
+        self._act_on_looks()
+        self.finished += len(results)
         return results
 
     def _insert(self, row: Row, token: int) -> None:
@@ -188,31 +215,28 @@ class Run:
         tables.splice(row)
         self.batch = None
 
-    def _tell(self, batch: Batch, drawn: Ints, ended: dict[int, str]) -> None:
+    def _tell(self, batch: Batch, drawn: Ints, ended: Sequence[int]) -> None:
         assert self._on_partial is not None
         for r, row in enumerate(batch.rows):
             every = row.request.partial_every
-            if every and drawn[r] % every == 0 and r not in ended:
+            if every and drawn[r] % every == 0 and r not in ended and not row.left:
                 tables = self.machine.tables
                 ids = tables.answers[row.slot, : int(tables.step_of[row.slot, drawn[r]])].cpu().clone()
                 self._on_partial(Partial(request=row.request, sample=row.sample, ids=ids))
 
-    def _hand_out(self, row: Row, finish: str) -> Result:
-        tables, request, steps = self.machine.tables, row.request, len(row.plan)
-        length = steps if finish == "plan" else int(tables.step_of[row.slot, tables.drawn[row.slot] - 1]) + 1
-        ids = tables.answers[row.slot, :length].cpu().numpy()
-        bad = np.flatnonzero(ids < 0)
-        if request.keep and not len(bad):
-            self._keep(row, ids)
+    def _leave(self, row: Row, draws: int) -> None:
+        """The row is through after so many draws."""
+        answer = self.handover.leaves(row, draws)
+        if row.request.keep:
+            self._keep(row, draws, answer.ids())
         self.scheduler.retire(row)
-        if len(bad):
-            return Result.failed(request, row.sample, f"no finite logit at step {bad[0]} of {steps}; NaN in the model?")
-        return Result.of(request, row.sample, ids, finish)
+        self.batch = None
 
-    def _keep(self, row: Row, ids: Ints) -> None:
+    def _keep(self, row: Row, draws: int, ids: Ints) -> None:
         """Leave in the cache what stands there of the answer: all before its last draw."""
-        tables, prompt = self.machine.tables, row.prompts[0]
-        fed = int(tables.step_of[row.slot, tables.drawn[row.slot] - 1])
+        if np.any(ids < 0):
+            return
+        prompt, fed = row.prompts[0], int(self.machine.tables.step_of[row.slot, draws - 1])
         self.machine.store.keep(row.streams[0], prompt.atoms + tuple(ids[row.plan.lead : fed].tolist()))
 
     def _progress(self) -> Progress:
