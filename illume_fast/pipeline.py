@@ -16,7 +16,9 @@ from illume_fast.data.sizes import Size
 from illume_fast.engine import Engine, EngineConfig, Progress, Request, Result
 from illume_fast.engine.request import OnStep
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
+from illume_fast.model.fused import lay_together
 from illume_fast.model.movqgan import to_uint8
+from illume_fast.model.quantized import quantize as quantize_weights
 from illume_fast.tasks import Ask, Draw, Tasks, Wanted
 
 __all__ = ["Ask", "Done", "Draw", "IllumePipeline", "PipelineOutput"]
@@ -85,9 +87,23 @@ class IllumePipeline:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         engine: EngineConfig | None = None,
+        quantize: str | None = None,
     ) -> Self:
-        """Load "demo" or the folder of a checkpoint; `dtype` is the language model's. CheckpointError if it is bad."""
-        return cls(load_checkpoint(name, dtype, device), engine)
+        """Load "demo" or the folder of a checkpoint; `dtype` is the language model's.
+
+        `quantize="int8"` keeps the weights of the decoder's layers in 8 bits (`model.quantized`; the extra `int8`). On
+        a GPU, weights that read the same input are laid together (`model.fused`).
+
+        Raises:
+            CheckpointError: the checkpoint is bad.
+            ValueError, RuntimeError: the quantisation is not known, or torchao is missing.
+        """
+        checkpoint = load_checkpoint(name, dtype, device)
+        if quantize is not None:
+            quantize_weights(checkpoint.model, quantize)
+        elif torch.device(device).type == "cuda":
+            lay_together(checkpoint.model.decoder)
+        return cls(checkpoint, engine)
 
     @property
     def sizes(self) -> tuple[Size, ...]:
