@@ -19,10 +19,14 @@ _LIBRARIES = ("torch", "triton", "transformers", "faiss-cpu", "flashinfer-python
 
 
 @cache
-def bandwidth(device: str = "cpu") -> float:
-    """Bytes per second: on the CPU what all threads together read, on a GPU what a copy reads and writes."""
+def bandwidth(device: str = "cpu", footprint: int = 0) -> float:
+    """Bytes per second: on the CPU what all threads together read, on a GPU what a copy reads and writes.
+
+    What is read over and over are `footprint` bytes, which caches may hold; 0 means more than any cache does.
+    """
     data = torch.ones(1 << (25 if device == "cpu" else 28), dtype=torch.float32, device=device)
     if device == "cpu":
+        data = data[: footprint // 4 or None]
         return data.numel() * 4 / _best(data.max, device)
     other = torch.empty_like(data)
     return 2 * data.numel() * 4 / _best(lambda: other.copy_(data), device)

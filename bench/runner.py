@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from illume_fast.bench.case import Case
+from illume_fast.bench.case import Case, Measured
 from illume_fast.bench.clock import Turn, on_cpu, on_gpu
 from illume_fast.bench.machine import bandwidth, multiply_rate, where
 from illume_fast.bench.outside import Outside, missing_library
@@ -51,7 +51,7 @@ def run(
         if not turns:
             return []
         others = {**case.peers, **(case.gpu_peers if device != "cpu" else {})}
-        for name, call in _kept(others, peers).items():
+        for name, call in kept(others, peers).items():
             try:
                 call(*arguments)
                 turns[name] = _turn(call, arguments, device)
@@ -59,17 +59,23 @@ def run(
                 reason = (str(error).splitlines() or [""])[0]
                 print(f"{'':10} left out: {name}: {type(error).__name__}: {reason}", flush=True)
         if device == "cpu":
-            for name, (program, *options) in _kept(case.outside, peers).items():
+            for name, (program, *options) in kept(case.outside, peers).items():
                 if missing_library(program) is None:
                     process = stack.enter_context(Outside(program, options, inputs))
                     case.check(process.result, *arguments)
                     turns[name] = process.turn
-        times: dict[str, list[float]] = {name: [] for name in turns}
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or min(map(len, times.values())) < _FEWEST:
-            for name, turn in turns.items():
-                times[name] += turn()
-    return [_row(case, name, values, times, device) for name, values in times.items()]
+        times = take_turns(turns, seconds)
+    return rows_of(case, times, device)
+
+
+def take_turns(turns: Mapping[str, Turn], seconds: float, fewest: int = _FEWEST) -> dict[str, list[float]]:
+    """One contestant after the other for about `seconds`, until each has made at least `fewest` calls."""
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or min(map(len, times.values())) < fewest:
+        for name, turn in turns.items():
+            times[name] += turn()
+    return times
 
 
 def _ours(case: Case, backends: Sequence[str]) -> dict[str, Callable[..., Any]]:
@@ -83,7 +89,8 @@ def _ours(case: Case, backends: Sequence[str]) -> dict[str, Callable[..., Any]]:
     return {f"{OURS} ({name})": forced(name) for name in backends} or {OURS: case.ours}
 
 
-def _kept(named: Mapping[str, Any], parts: Sequence[str] | None) -> dict[str, Any]:
+def kept(named: Mapping[str, Any], parts: Sequence[str] | None) -> dict[str, Any]:
+    """Those whose name holds one of `parts`; all of them for None."""
     return {name: x for name, x in named.items() if parts is None or any(part in name for part in parts)}
 
 
@@ -98,12 +105,17 @@ def _turn(call: Callable[..., Any], arguments: tuple[Any, ...], device: str) -> 
     return on_cpu(bound) if device == "cpu" else on_gpu(bound)
 
 
+def rows_of(case: Measured, times: Mapping[str, Sequence[float]], device: str) -> list[dict[str, Any]]:
+    """A row for each contestant, from the seconds of its calls; ours come first."""
+    return [_row(case, name, values, times, device) for name, values in times.items()]
+
+
 def _row(
-    case: Case, who: str, values: Sequence[float], times: Mapping[str, Sequence[float]], device: str
+    case: Measured, who: str, values: Sequence[float], times: Mapping[str, Sequence[float]], device: str
 ) -> dict[str, Any]:
-    floor = max(case.bytes / bandwidth(device), case.operations / multiply_rate(case.rounded, device))
+    floor = max(case.bytes / bandwidth(device, case.footprint), case.operations / multiply_rate(case.rounded, device))
     ours = median(next(iter(times.values())))
-    low, *_, high = quantiles(values, n=5)
+    low, *_, high = quantiles(values, n=5) if len(values) > 1 else values * 2
     return {
         "op": case.op,
         "case": case.name,

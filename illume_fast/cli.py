@@ -25,7 +25,7 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Info, subcommand("info")]
 )
-COMMANDS: dict[type, Callable[[Any], None]] = {
+COMMANDS: dict[type, Callable[[Any], int | None]] = {
     Generate: generate,
     Edit: edit,
     Chat: chat,
@@ -38,11 +38,14 @@ Train one with `illume-fast train STAGE`, time the kernels with `illume-fast ben
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for something the user can mend, 130 when interrupted."""
+    """Run one command and return its exit code.
+
+    0; 1 when part of the work failed; 2 for something the user can mend; 130 when interrupted.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # read when torch is loaded: a thread without work spins for a moment, as small ops follow each other, then sleeps,
     # so that other processes get its core
-    if arguments[:1] == ["bench"]:
+    if arguments[:1] == ["bench"] and arguments[1:2] != ["engine"]:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # who waits must not slow down the next contestant
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return bench(arguments[1:])
         else:
             options = tyro.cli(Command, prog="illume-fast", args=arguments, description=DESCRIPTION)
-            COMMANDS[type(options)](options)
+            return COMMANDS[type(options)](options) or 0
     except KeyboardInterrupt:
         print("illume-fast: interrupted; what was done is kept", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,50 +11,24 @@ from PIL import Image
 from torch import Tensor
 
 from illume_fast.data.errors import InputError
-from illume_fast.data.image import to_picture, unpad
+from illume_fast.data.memory import out_of_memory
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size
-from illume_fast.engine import Engine, EngineConfig, Progress, Request, Result
+from illume_fast.decoding import Decoded, DecodingQueue, PictureDecoder
+from illume_fast.engine import Engine, EngineConfig, Partial, Progress, Request, RequestError, Result, sample_seed
 from illume_fast.engine.request import OnStep
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
-from illume_fast.model.fused import lay_together
-from illume_fast.model.movqgan import to_uint8
-from illume_fast.model.quantized import quantize as quantize_weights
-from illume_fast.tasks import Ask, Draw, Tasks, Wanted
+from illume_fast.model.quantized import prepare
+from illume_fast.outcome import Done, Draft, OnDraft
+from illume_fast.partials import partial_pixels
+from illume_fast.tasks import Ask, Draw, Tasks, Wanted, name_of
 
-__all__ = ["Ask", "Done", "Draw", "IllumePipeline", "PipelineOutput"]
+__all__ = ["Ask", "Done", "Draft", "Draw", "IllumePipeline", "PipelineOutput"]
 
 OutputType = Literal["pil", "pt", "codes"]
 StepCallback = Callable[["IllumePipeline", int, int, dict[str, Any]], Any]
-# pictures decoded together, always as many: convolutions add up in another order in a batch of another size. Two are
-# enough to keep a CPU busy
-_DECODED_TOGETHER = {"cpu": 2}
-_DECODED_ON_ACCELERATORS = 16
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Done:
-    """A finished sample of a task: `pixels` uint8 [3, H, W] and `codes` of a picture, or the `text` of an answer.
-
-    When it failed, `error` says why, naming the task.
-    """
-
-    task: Draw | Ask
-    sample: int
-    seed: int
-    pixels: Tensor | None = None
-    codes: ImageCodes | None = None
-    text: str | None = None
-    error: Exception | None = None
-
-    @property
-    def picture(self) -> Image.Image:
-        """The drawn picture; an edit in its source's size, if the task says so."""
-        if self.pixels is None:
-            raise ValueError("this result is not a picture")
-        picture = to_picture(self.pixels)
-        source = self.task.image if isinstance(self.task, Draw) and self.task.restore else None
-        return picture if source is None else unpad(picture, (source.height, source.width))
+_DRAFTS = 10
+"""Drafts of a picture, unless it is said after how many draws one is wanted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +52,7 @@ class IllumePipeline:
         self.checkpoint = checkpoint
         self.tasks = Tasks(checkpoint)
         self.engine = Engine(checkpoint.model, engine)
-        self._decoded_together = _DECODED_TOGETHER.get(self.engine.device.type, _DECODED_ON_ACCELERATORS)
+        self.decoder = PictureDecoder(checkpoint.vision_tokenizer, self.engine.device)
 
     @classmethod
     def from_pretrained(
@@ -89,20 +64,12 @@ class IllumePipeline:
         engine: EngineConfig | None = None,
         quantize: str | None = None,
     ) -> Self:
-        """Load "demo" or the folder of a checkpoint; `dtype` is the language model's.
+        """Load "demo" or the folder of a checkpoint; `dtype` is the language model's. CheckpointError if it is bad.
 
-        `quantize="int8"` keeps the weights of the decoder's layers in 8 bits (`model.quantized`; the extra `int8`). On
-        a GPU, weights that read the same input are laid together (`model.fused`).
-
-        Raises:
-            CheckpointError: the checkpoint is bad.
-            ValueError, RuntimeError: the quantisation is not known, or torchao is missing.
+        `quantize="int8"` keeps the weights of the decoder's layers in 8 bits, by torchao (see `model.quantized`).
         """
         checkpoint = load_checkpoint(name, dtype, device)
-        if quantize is not None:
-            quantize_weights(checkpoint.model, quantize)
-        elif torch.device(device).type == "cuda":
-            lay_together(checkpoint.model.decoder)
+        prepare(checkpoint.model, quantize)
         return cls(checkpoint, engine)
 
     @property
@@ -126,12 +93,15 @@ class IllumePipeline:
         generator: torch.Generator | None = None,
         output_type: OutputType = "pil",
         callback_on_step_end: StepCallback | None = None,
+        on_partial: OnDraft | None = None,
+        partial_every: int | None = None,
     ) -> PipelineOutput:
         """Draw pictures of prompts or, with `image`, edit it as the prompts say.
 
         What is None is the model's default. One seed serves every prompt, several go one to a prompt; without a seed
         one is drawn from `generator` or from torch's global generator. `callback_on_step_end(pipeline, step, timestep,
         {"progress": Progress})` is called after each step of the engine; `timestep` counts unfinished pictures.
+        `on_partial(Draft)` shows pictures while they are drawn, as in `generate_stream`.
 
         Raises:
             InputError: something given cannot be used.
@@ -175,7 +145,7 @@ class IllumePipeline:
                 left = total - progress.finished
                 callback_on_step_end(self, progress.step - 1, left, {"progress": progress})
 
-        done = sorted(self._all(tasks, on_step), key=lambda d: (d.task.tag, d.sample))
+        done = sorted(self._all(tasks, on_step, on_partial, partial_every), key=lambda d: (d.task.tag, d.sample))
         return PipelineOutput(_output(done, output_type), [d.seed for d in done])
 
     def edit(
@@ -192,60 +162,86 @@ class IllumePipeline:
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         seed: int = 0,
+        on_text: Callable[[str], None] | None = None,
     ) -> str:
-        """Answer a question in words, if wished about pictures; greedily unless `temperature` is above 0."""
+        """Answer a question in words, if wished about pictures; greedily unless `temperature` is above 0.
+
+        `on_text` is given the answer so far whenever it has grown, in whole characters; what comes last is the answer.
+        """
         pictures = (images,) if isinstance(images, Image.Image) else tuple(images)
         task = Ask(prompt=prompt, images=pictures, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return self._all([task])[0].text or ""
+        if on_text is None:
+            return self._all([task])[0].text or ""
+        shown = ""
+
+        def show(text: str | None) -> str:
+            nonlocal shown
+            if text and text != shown:
+                shown = text
+                on_text(text)
+            return shown
+
+        return show(self._all([task], on_partial=lambda draft: show(draft.text))[0].text)
 
     def generate_stream(
-        self, tasks: Iterable[Draw | Ask], on_step: OnStep | None = None, decode: bool = True
+        self,
+        tasks: Iterable[Draw | Ask],
+        on_step: OnStep | None = None,
+        decode: bool = True,
+        on_partial: OnDraft | None = None,
+        partial_every: int | None = None,
     ) -> Iterator[Done]:
         """Yield samples of many tasks as they finish, in constant memory; failures come as results with an `error`.
 
-        `tasks` is read lazily. Codes of finished pictures are gathered and decoded together; without `decode` they come
-        alone. Only errors that are nobody's fault (of `tasks` itself, or out of memory) are raised.
+        `tasks` is read lazily. Finished pictures are decoded beside the drawing of others; without `decode` their codes
+        come alone. `on_partial(Draft)` is given every sample as far as it is made, after every `partial_every` draws of
+        it (None: about ten times a picture, and after every token of an answer); the finished samples are the same
+        without it. Only errors that are nobody's fault (of `tasks` itself, of a callback, or out of memory) are raised.
         """
         refused: list[Done] = []
-        waiting: list[Done] = []
-        for result in self.engine.generate(self._requests(tasks, refused), on_step):
+        queue = DecodingQueue[Done](self.decoder)
+        show = None if on_partial is None else partial(self._show, on_partial)
+        requests = self._requests(tasks, refused, 0 if show is None else partial_every)
+        for result in self.engine.generate(requests, on_step, show):
             yield from _drain(refused)
             done = self._done(result)
             if done.codes is None or not decode:
                 yield done
-                continue
-            waiting.append(done)
-            if len(waiting) == self._decoded_together:
-                yield from self._decoded(_drain(waiting))
+            else:
+                yield from map(_with_pixels, queue.add(done, done.codes))
         yield from _drain(refused)
-        yield from self._decoded(waiting)
+        yield from map(_with_pixels, queue.flush())
 
     def decode(self, codes: Sequence[ImageCodes]) -> Tensor:
         """Codes of pictures of one size -> uint8 [N, 3, H, W]; a picture is the same in any company."""
-        together = self._decoded_together
-        return torch.cat([self._decode(codes[i : i + together]) for i in range(0, len(codes), together)])
+        return self.decoder.decode(codes)
 
-    @torch.no_grad()
-    def _decode(self, codes: Sequence[ImageCodes]) -> Tensor:
-        filled = [*codes, *[codes[-1]] * (self._decoded_together - len(codes))]
-        semantic = torch.stack([c.semantic for c in filled]).to(self.engine.device)
-        pixel = torch.stack([c.pixel for c in filled]).to(self.engine.device)
-        pixels = self.checkpoint.vision_tokenizer.decode_code(semantic, pixel)
-        return to_uint8(pixels[: len(codes)]).cpu()
-
-    def _all(self, tasks: Sequence[Draw | Ask], on_step: OnStep | None = None) -> list[Done]:
-        done = list(self.generate_stream(tasks, on_step))
+    def _all(
+        self,
+        tasks: Sequence[Draw | Ask],
+        on_step: OnStep | None = None,
+        on_partial: OnDraft | None = None,
+        partial_every: int | None = None,
+    ) -> list[Done]:
+        done = list(self.generate_stream(tasks, on_step, on_partial=on_partial, partial_every=partial_every))
         for d in done:
             if d.error is not None:
                 raise d.error
         return done
 
-    def _requests(self, tasks: Iterable[Draw | Ask], refused: list[Done]) -> Iterator[Request]:
+    def _requests(self, tasks: Iterable[Draw | Ask], refused: list[Done], every: int | None) -> Iterator[Request]:
         for task in tasks:
             try:
-                yield from self.tasks.requests(task)
-            except InputError as error:
+                requests = list(self.tasks.requests(task))
+            except Exception as error:
+                # a tokenizer or an encoder that breaks on a task is that task's trouble; a lack of memory everybody's
+                if out_of_memory(error):
+                    raise
                 refused.append(Done(task=task, sample=0, seed=task.seed, error=error))
+                continue
+            for request in requests:
+                drawn = len(request.plan.draws) if isinstance(task, Draw) else 0
+                yield replace(request, partial_every=max(1, drawn // _DRAFTS) if every is None else every)
 
     def _done(self, result: Result) -> Done:
         wanted: Wanted = result.request.tag
@@ -256,15 +252,34 @@ class IllumePipeline:
             return replace(done, text=self.tasks.words(result.ids))
         return replace(done, codes=self.tasks.codes(result.ids, wanted.grid))
 
-    def _decoded(self, done: Sequence[Done]) -> Iterator[Done]:
-        by_size: dict[Size, list[Done]] = {}
-        for d in done:
-            assert d.codes is not None
-            by_size.setdefault((d.codes.height, d.codes.width), []).append(d)
-        for group in by_size.values():
-            pixels = self.decode([d.codes for d in group if d.codes is not None])
-            for d, p in zip(group, pixels, strict=True):
-                yield replace(d, pixels=p)
+    def _show(self, on_partial: OnDraft, under_way: Partial) -> None:
+        request, wanted = under_way.request, under_way.request.tag
+        seed = sample_seed(request.seed, under_way.sample)
+        draft = Draft(task=wanted.task, sample=wanted.sample, seed=seed)
+        if wanted.grid is None:
+            on_partial(replace(draft, text=self.tasks.words_so_far(under_way.ids)))
+            return
+        try:
+            codes = self.tasks.codes_so_far(under_way.ids, wanted.grid)
+            draft = replace(draft, pixels=partial_pixels(codes, self.decoder), fraction=codes.fraction)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            draft = replace(draft, error=_undecodable(wanted.task, error))
+        on_partial(draft)
+
+
+def _with_pixels(decoded: Decoded[Done]) -> Done:
+    done = decoded.key
+    if decoded.error is not None:
+        return replace(done, error=_undecodable(done.task, decoded.error))
+    return replace(done, pixels=decoded.pixels)
+
+
+def _undecodable(task: Draw | Ask, error: Exception) -> RequestError:
+    failed = RequestError(f"request {name_of(task)!r}: its picture could not be decoded: {error}")
+    failed.__cause__ = error
+    return failed
 
 
 def _drain(items: list[Done]) -> list[Done]:

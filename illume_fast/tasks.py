@@ -18,7 +18,7 @@ from illume_fast.data.chat import Chat
 from illume_fast.data.errors import InputError
 from illume_fast.data.image import ImageProcessor, pad_to
 from illume_fast.data.picture import on_white
-from illume_fast.data.sequence import ImageCodes, decode_image
+from illume_fast.data.sequence import ImageCodes, PartialCodes, decode_image, partial_codes
 from illume_fast.data.sizes import ImageGrid, Size, image_grid, nearest_size
 from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.engine import Plan, Request, SamplingParams, SamplingSet, Segment, Site, sample_seed
@@ -69,6 +69,11 @@ class Ask:
     tag: Any = None
 
 
+def name_of(task: Draw | Ask) -> str:
+    """What messages call a task: its id, or how its prompt begins."""
+    return task.id or task.prompt.strip()[:_ID_LENGTH]
+
+
 @dataclass(frozen=True, eq=False)
 class Wanted:
     """What an engine request is for: `Draw` or `Ask`, which sample, and the grid when it is a picture."""
@@ -113,9 +118,20 @@ class Tasks:
         """The drawn ids of a picture -> its codes."""
         return decode_image(ids, grid, self.vocab)
 
+    def codes_so_far(self, ids: Tensor, grid: ImageGrid) -> PartialCodes:
+        """The first ids of a picture -> the codes among them. ValueError for an id that is no code."""
+        return partial_codes(ids, grid, self.vocab)
+
     def words(self, ids: Tensor) -> str:
         """The drawn ids of an answer -> its text."""
         return self.chat.text.decode([i for i in ids.tolist() if i not in self.vocab.eos]).strip()
+
+    def words_so_far(self, ids: Tensor) -> str:
+        """The first ids of an answer -> its text, without the bytes of a character that is not whole yet.
+
+        It is the beginning of what `words` makes of any more ids.
+        """
+        return self.words(ids[ids >= 0]).rstrip("\N{REPLACEMENT CHARACTER}").rstrip()
 
     def _draw(self, task: Draw) -> list[Request]:
         _require_words(task.prompt)
@@ -149,7 +165,7 @@ class Tasks:
         conditional, unconditional = segments(prompt, pictures), segments(free, pictures)
         return [
             Request(
-                id=task.id or task.prompt.strip()[:_ID_LENGTH],
+                id=name_of(task),
                 prompt=conditional,
                 unconditional=unconditional if self.generation.has_unconditional else None,
                 plan=self.plan(grid),
@@ -171,7 +187,7 @@ class Tasks:
         except ValueError as error:
             raise InputError(str(error)) from None
         return Request(
-            id=task.id or task.prompt.strip()[:_ID_LENGTH],
+            id=name_of(task),
             prompt=segments(self.chat.ask(task.prompt, len(pictures)), pictures),
             plan=Plan.text([(0, self.vocab.text_size)], most, self.vocab.eos),
             sampling=sampling,

@@ -139,22 +139,6 @@ def test_a_picture_does_not_depend_on_the_batch(pipe, tmp_path):
         assert same(single(prompt, seed=4).images[0], image)
 
 
-def test_decoding_does_not_depend_on_the_company(pipe, monkeypatch):
-    tokenizer, sizes = pipe.checkpoint.vision_tokenizer, set()
-    decode_code = tokenizer.decode_code
-
-    def spy(semantic, pixel):
-        sizes.add(len(semantic))
-        return decode_code(semantic, pixel)
-
-    monkeypatch.setattr(tokenizer, "decode_code", spy)
-    codes = pipe("a dog", seed=1, num_images_per_prompt=5, output_type="codes").images
-    together = pipe.decode(codes)
-    assert torch.equal(together, torch.cat([pipe.decode([c]) for c in codes]))
-    assert torch.equal(together, pipe.decode(codes[::-1]).flip(0))
-    assert len(sizes) == 1, "convolutions add up in another order in a batch of another size"
-
-
 def test_codes_can_be_had_undecoded(pipe):
     done = list(pipe.generate_stream([Draw(prompt="a dog", samples=range(3))], decode=False))
     assert all(d.codes is not None and d.pixels is None for d in done)

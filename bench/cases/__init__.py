@@ -1,8 +1,11 @@
 """All cases, by family: a file is a list CASES, and a list CURVES of cases that differ in one number."""
 
 from importlib import import_module
+from typing import TypeVar
 
-from illume_fast.bench.case import Case
+from illume_fast.bench.case import Case, Measured
+
+_Measured = TypeVar("_Measured", bound=Measured)
 
 FAMILIES = ("search", "quantisation", "sampling", "layers", "products", "decoding")
 
@@ -13,7 +16,7 @@ def all_cases(*, curves: bool = False) -> list[Case]:
     return [case for module in modules for case in getattr(module, "CURVES" if curves else "CASES", [])]
 
 
-def select(cases: list[Case], ops: tuple[str, ...], names: tuple[str, ...]) -> list[Case]:
+def select(cases: list[_Measured], ops: tuple[str, ...], names: tuple[str, ...]) -> list[_Measured]:
     """Those of the named ops whose name contains one of `names`; all where nothing is named.
 
     Raises:

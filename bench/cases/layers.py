@@ -11,7 +11,7 @@ from illume_fast.bench import libraries
 from illume_fast.bench.case import Case
 from illume_fast.bench.checks import near
 from illume_fast.bench.inputs import randn
-from illume_fast.ops import add_rms_norm, paged_attention, rms_norm, rope, swiglu, use_backend
+from illume_fast.ops import add_rms_norm, gelu, paged_attention, rms_norm, rope, spatial_norm, swiglu, use_backend
 
 EPS = 1e-6
 PAGE = 16
@@ -127,6 +127,45 @@ def _swiglu(rows: int, width: int, dtype: torch.dtype) -> Case:
     )
 
 
+def _spatial_norm(channels: int, size: int, cells: int) -> Case:
+    def values(*shape: int, seed: int) -> Tensor:
+        x = randn(*shape, dtype=torch.float32, seed=seed)
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+    def make() -> tuple[Tensor, ...]:
+        scale, shift = values(1, 2 * channels, cells, cells, seed=1).chunk(2, dim=1)
+        return values(1, channels, size, size, seed=0), values(channels, seed=2), values(channels, seed=3), scale, shift
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return spatial_norm(x, weight, bias, scale, shift, 32, EPS, True)
+
+    def eager(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        a, b = (F.interpolate(m, size=(size, size)) for m in (scale, shift))
+        return F.silu(F.group_norm(x, 32, weight, bias, EPS) * a + b)
+
+    return Case(
+        op="spatial_norm",
+        name=f"{channels} channels, {size} x {size} pixels, {cells} x {cells} codes",
+        make=make,
+        ours=ours,
+        peers={"torch": eager, "torch.compile": _compiled(eager)},
+        check=_agrees(ours),
+        bytes=2 * size * size * channels * 4,
+    )
+
+
+def _gelu(rows: int, width: int, dtype: torch.dtype) -> Case:
+    return Case(
+        op="gelu",
+        name=f"{rows} x {width}, {dtype}",
+        make=lambda: (randn(rows, width, dtype=dtype),),
+        ours=gelu,
+        peers={"torch": F.gelu, "torch.compile": _compiled(F.gelu)},
+        check=_agrees(gelu),
+        bytes=2 * rows * width * dtype.itemsize,
+    )
+
+
 def _paged_attention(
     batch: int,
     query_heads: int,
@@ -184,6 +223,10 @@ CASES = [
     _add_rms_norm(4096, 3584, torch.bfloat16),
     _rope(1024, 28, 4, 128, torch.bfloat16),
     _swiglu(1024, 18944, torch.bfloat16),
+    _spatial_norm(128, 16, 8),
+    _spatial_norm(64, 32, 8),
+    _gelu(16, 2048, torch.float32),
+    _gelu(1024, 18944, torch.bfloat16),
     _paged_attention(2, 28, 4, 128, 320, torch.bfloat16),
     _paged_attention(32, 28, 4, 128, 320, torch.bfloat16),
     _paged_attention(2, 32, 32, 128, 320, torch.bfloat16),

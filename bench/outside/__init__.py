@@ -2,7 +2,7 @@
 
 A file here is a program, called with a folder and what else a case says. It reads the arrays 0.npy, 1.npy, ... from the
 folder, writes `result.npy` there, prints a line, and then answers every line on its input with a turn's times as JSON.
-It imports neither torch nor us.
+It imports neither torch nor us, or an `illume_fast` of its own.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,8 +33,15 @@ def missing_library(program: str) -> str | None:
 class Outside:
     """A running program, for use in a `with` block: its `result`, and `turn()`, the seconds of some calls."""
 
-    def __init__(self, program: str, arguments: Sequence[str], inputs: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        inputs: Sequence[Any] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._program, self._arguments, self._inputs = program, arguments, inputs
+        self._environment = environment or {"OMP_WAIT_POLICY": "passive"}
 
     def __enter__(self) -> "Outside":
         self._folder = tempfile.TemporaryDirectory(prefix="illume_fast_bench_")
@@ -42,7 +49,7 @@ class Outside:
         for i, x in enumerate(self._inputs):
             if isinstance(x, Tensor):
                 np.save(folder / f"{i}.npy", x.cpu().float().numpy() if x.is_floating_point() else x.cpu().numpy())
-        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "OMP_WAIT_POLICY": "passive"}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **self._environment}
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name(f"{self._program}.py")), str(folder), *self._arguments],
             stdin=subprocess.PIPE,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention_pairs.h"
+#include "attention_wide.h"
 #include "paged_problem.h"
 
 namespace illume_fast::ILLUME_FAST_ISA_NS {
@@ -12,6 +13,16 @@ class Attention {
  public:
   explicit Attention(const Problem& problem)
       : p_(problem), group_(p_.group()), width_(p_.width()), stride_(p_.cache.heads * p_.cache.size) {}
+
+  // Heads from `head` to `end` over the chunk from `start` on, each into its own of `to`, `apart` floats from one to the
+  // next; queries stand in each head's scratch.
+  void chunk_of_heads(const Block& block, int64_t head, int64_t end, int64_t start, const Scratch& s, Partial to,
+                      int64_t apart) const {
+    if (chunk_side_by_side(block, head, end, start, s, to, apart)) return;
+    for (int64_t h = head; h < end; ++h) {
+      chunk(block, h, start, s.of_head(h - head, p_), to.moved((h - head) * apart), h == head ? end - head : 0);
+    }
+  }
 
   void load_queries(const Block& block, int64_t head, float* queries) const {
 #if defined(__AVX512BF16__)
@@ -78,23 +89,60 @@ class Attention {
 
   // Heads from `head` to `end`, chunk by chunk, so that memory is read in stretches of several heads.
   void whole(const Block& block, int64_t head, int64_t end, const Scratch& s) const {
-    const int64_t queries = p_.block_queries();
-    const Partial part = Partial::at(s.part, queries, width_);
+    const int64_t queries = p_.block_queries(), apart = Scratch::floats_of_head(p_);
+    const Partial total = Partial::at(s.total, queries, width_), part = Partial::at(s.part, queries, width_);
     for (int64_t h = head; h < end; ++h) load_queries(block, h, s.of_head(h - head, p_).queries);
     for (int64_t start = 0; start < block.longest; start += kChunk) {
-      for (int64_t h = head; h < end; ++h) {
-        const Scratch own = s.of_head(h - head, p_);
-        Partial total = Partial::at(own.total, queries, width_);
-        chunk(block, h, start, own, start == 0 ? total : part, h == head ? end - head : 0);
-        if (start > 0) merge_chunk(block, start, total, part);
+      chunk_of_heads(block, head, end, start, s, start == 0 ? total : part, start == 0 ? apart : Scratch::floats_of_part(p_));
+      for (int64_t h = 0; start > 0 && h < end - head; ++h) {
+        Partial into = total.moved(h * apart);
+        merge_chunk(block, start, into, part.moved(h * Scratch::floats_of_part(p_)));
       }
     }
-    for (int64_t h = head; h < end; ++h) {
-      finish(block, h, Partial::at(s.of_head(h - head, p_).total, queries, width_));
-    }
+    for (int64_t h = head; h < end; ++h) finish(block, h, total.moved((h - head) * apart));
   }
 
  private:
+  // The same of one query for each of heads that fill whole spans, as floats; says whether it could.
+  bool chunk_side_by_side(const Block& block, int64_t head, int64_t end, int64_t start, const Scratch& s, Partial to,
+                          int64_t apart) const {
+    if constexpr (std::is_same_v<T, float> && kLanes == kSpan) {
+      if (group_ != 1 || block.count != 1 || p_.cache.size % kLanes != 0) return false;
+      return with_vectors(p_.cache.size / kLanes, [&](auto vectors) {
+        constexpr int kHeads = Wide<vectors>::kHeads;
+        if ((end - head) % kHeads != 0) return false;
+        for (int64_t h = head; h < end; h += kHeads) {
+          span<vectors>(block, h, start, s, h - head, to.moved((h - head) * apart), apart);
+        }
+        return true;
+      });
+    }
+    return false;
+  }
+
+  template <int V>
+  void span(const Block& block, int64_t head, int64_t start, const Scratch& s, int64_t number, Partial to,
+            int64_t apart) const {
+    constexpr int kHeads = Wide<V>::kHeads;
+    const int64_t count = least(kChunk, block.longest - start);
+    const T *keys[kChunk], *values[kChunk];
+    find(block.row, head, start, count, keys, values);
+    alignas(64) float packed[kSpan * kLanes], scores[kHeads * kChunk];
+    for (int h = 0; h < kHeads; ++h) {
+      std::memcpy(packed + h * V * kLanes, s.of_head(number + h, p_).queries, V * kLanes * sizeof(float));
+    }
+    Wide<V>::dot(packed, keys, count, scores);
+    for (int h = 0; h < kHeads; ++h) {
+      const Partial own = to.moved(h * apart);
+      weigh(scores + h * kChunk, count, own.largest[0], own.weight[0]);
+    }
+    Wide<V>::mix(scores, values, count, packed);
+    for (int h = 0; h < kHeads; ++h) {
+      float* own = to.moved(h * apart).values;
+      for (int64_t d = 0; d < width_; d += kLanes) store(own + d, d < V * kLanes ? load(packed + h * V * kLanes + d) : vf{});
+    }
+  }
+
   int64_t seen_by(const Block& block, int64_t query, int64_t start, int64_t count) const {
     return least(count, most(0, p_.length(block.first + query / group_) - start));
   }

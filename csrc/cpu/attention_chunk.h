@@ -25,6 +25,7 @@ struct Partial {
   float* values;
 
   static int64_t floats(int64_t queries, int64_t width) { return queries * (width + 2); }
+  Partial moved(int64_t floats) const { return {largest + floats, weight + floats, values + floats}; }
   static Partial at(float* memory, int64_t queries, int64_t width) {
     return {memory + queries * width, memory + queries * (width + 1), memory};
   }

@@ -28,35 +28,39 @@ void run_items(const Problem& p, const std::vector<Block>& blocks, int64_t some,
   });
 }
 
-// Few long items: all their chunks at once, then each item's chunks put together in order, as `whole` does.
+// Few long items: all their chunks at once, `some` heads together, then the chunks of each block and head put together in
+// order, as `whole` does.
 template <typename A>
-void run_chunks(const Problem& p, const std::vector<Block>& blocks, int threads) {
+void run_chunks(const Problem& p, const std::vector<Block>& blocks, int64_t some, int threads) {
   const A attention(p);
-  const int64_t heads = p.cache.heads, items = static_cast<int64_t>(blocks.size()) * heads, size = Scratch::floats(p);
+  const int64_t heads = p.cache.heads, groups = (heads + some - 1) / some, size = Scratch::floats(p);
+  const int64_t items = static_cast<int64_t>(blocks.size()) * groups;
   std::vector<int64_t> item_of, first_unit;
   for (int64_t i = 0; i < items; ++i) {
     first_unit.push_back(static_cast<int64_t>(item_of.size()));
-    item_of.insert(item_of.end(), static_cast<size_t>(chunks_of(blocks[static_cast<size_t>(i / heads)].longest)), i);
+    item_of.insert(item_of.end(), static_cast<size_t>(chunks_of(blocks[static_cast<size_t>(i / groups)].longest)), i);
   }
   const int64_t units = static_cast<int64_t>(item_of.size()), queries = p.block_queries(), width = p.width();
   const int64_t partial = padded(Partial::floats(queries, width));
-  Memory memory(size * threads), partials(partial * (units + 1));
+  Memory memory(size * threads), partials(partial * some * (units + 1));
   parallel_items(units, threads, [&](int64_t unit, int64_t rank) {
     const Scratch s = Scratch::at(memory.at(size * rank), p);
     const int64_t item = item_of[static_cast<size_t>(unit)];
-    const Block& block = blocks[static_cast<size_t>(item / heads)];
-    attention.load_queries(block, item % heads, s.queries);
-    attention.chunk(block, item % heads, (unit - first_unit[static_cast<size_t>(item)]) * kChunk, s,
-                    Partial::at(partials.at(partial * unit), queries, width));
+    const Block& block = blocks[static_cast<size_t>(item / groups)];
+    const int64_t head = item % groups * some, end = least(heads, head + some);
+    for (int64_t h = head; h < end; ++h) attention.load_queries(block, h, s.of_head(h - head, p).queries);
+    attention.chunk_of_heads(block, head, end, (unit - first_unit[static_cast<size_t>(item)]) * kChunk, s,
+                             Partial::at(partials.at(partial * some * unit), queries, width), partial);
   });
-  parallel_items(items, threads, [&](int64_t item, int64_t) {
-    const Block& block = blocks[static_cast<size_t>(item / heads)];
-    const int64_t first = first_unit[static_cast<size_t>(item)];
-    Partial total = Partial::at(partials.at(partial * first), queries, width);
-    for (int64_t c = 1; c < chunks_of(block.longest); ++c) {
-      attention.merge_chunk(block, c * kChunk, total, Partial::at(partials.at(partial * (first + c)), queries, width));
-    }
-    attention.finish(block, item % heads, total);
+  parallel_items(static_cast<int64_t>(blocks.size()) * heads, threads, [&](int64_t i, int64_t) {
+    const Block& block = blocks[static_cast<size_t>(i / heads)];
+    const int64_t head = i % heads, first = first_unit[static_cast<size_t>(i / heads * groups + head / some)];
+    const auto part = [&](int64_t chunk) {
+      return Partial::at(partials.at(partial * ((first + chunk) * some + head % some)), queries, width);
+    };
+    Partial total = part(0);
+    for (int64_t c = 1; c < chunks_of(block.longest); ++c) attention.merge_chunk(block, c * kChunk, total, part(c));
+    attention.finish(block, head, total);
   });
 }
 
@@ -110,10 +114,10 @@ int64_t paged_attention(DType dtype, Heads q, const PagedCache& cache, Indices r
     using A = typename decltype(attention)::Type;
     if (threads == 1 || items >= kItems * threads * together) {
       run_items<A>(problem, blocks, together, threads);
-    } else if (items >= kItems * threads || longest <= kChunk) {
-      run_items<A>(problem, blocks, 1, threads);
+    } else if (longest > kChunk) {
+      run_chunks<A>(problem, blocks, together, threads);
     } else {
-      run_chunks<A>(problem, blocks, threads);
+      run_items<A>(problem, blocks, 1, threads);
     }
   };
 #if defined(__AVX512BF16__)

@@ -69,16 +69,16 @@ struct Scratch {
   static int64_t floats_of_head(const Problem& p) {
     return p.block_queries() * p.width() + padded(Partial::floats(p.block_queries(), p.width()));
   }
+  static int64_t floats_of_part(const Problem& p) { return padded(Partial::floats(p.block_queries(), p.width())); }
   static int64_t floats(const Problem& p) {
-    const int64_t n = p.block_queries(), w = p.width();
-    return padded(n * kChunk + kTile * w + padded(Partial::floats(n, w)) + p.heads_at_once() * floats_of_head(p)) +
-           kCacheLine;
+    const int64_t n = p.block_queries(), w = p.width(), heads = p.heads_at_once();
+    return padded(n * kChunk + kTile * w + heads * (floats_of_part(p) + floats_of_head(p))) + kCacheLine;
   }
   static Scratch at(float* memory, const Problem& p) {
     const int64_t n = p.block_queries(), w = p.width();
     float* tile = memory + n * kChunk;
     float* part = tile + kTile * w;
-    float* queries = part + padded(Partial::floats(n, w));
+    float* queries = part + p.heads_at_once() * floats_of_part(p);
     return {memory, tile, part, queries, queries + n * w};
   }
   Scratch of_head(int64_t i, const Problem& p) const {

@@ -1,10 +1,10 @@
-"""`illume-fast bench`: time the ops beside what people use today, and show what came out."""
+"""`illume-fast bench`: time the ops, or whole generation, beside what people use today, and show what came out."""
 
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,12 +14,17 @@ from tyro.conf import Positional, arg
 
 from illume_fast.data.errors import InputError
 
+Row = dict[str, Any]
+
+_SAID = {"pictures_per_s": "pictures/s", "tokens_per_s": "tokens/s", "outside_share": "of the time outside kernels"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """Time the ops beside what people use today. Every result is checked before it is timed.
 
-    `illume-fast bench report FILE... --out DIR` makes a page of what --json wrote."""
+    `illume-fast bench engine` times whole generation; `illume-fast bench report FILE... --out DIR` makes a page of what
+    --json wrote."""
 
     op: Annotated[tuple[str, ...], arg(metavar="OP")] = ()
     """Ops to time; all by default."""
@@ -43,6 +48,31 @@ class Bench:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineBench:
+    """Time whole generation beside `transformers` and beside the first version of the engine.
+
+    What is drawn is checked first. Takes minutes, and at first a few more, to build the first version from this
+    checkout's history."""
+
+    case: Annotated[tuple[str, ...], arg(metavar="TEXT")] = ()
+    """Keep the cases whose name contains one of these."""
+    peer: Annotated[tuple[str, ...] | None, arg(metavar="TEXT")] = None
+    """Keep the peers whose name contains one of these; without a value none."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to run; on a GPU ILLUME+'s own shapes, in bfloat16."""
+    curves: bool = False
+    """Time the cases that make up curves over the batch instead."""
+    rehearse: bool = False
+    """Run the cases of a GPU here, on tiny shapes."""
+    seconds: Annotated[float, arg(metavar="S")] = 10.0
+    """Time for each case; it takes longer where a few turns do."""
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Append a JSON line for every contestant."""
+    compare: Annotated[Path | None, arg(metavar="FILE")] = None
+    """What --json wrote in an earlier run: exit 1 if ours became slower beyond noise, as in `illume-fast bench`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Make a page of results: Markdown, and an HTML file that needs nothing else."""
 
@@ -61,7 +91,9 @@ def bench(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["report"]:
         report(tyro.cli(Report, prog="illume-fast bench report", args=list(arguments[1:])))
         return 0
-    return run_cases(tyro.cli(Bench, prog="illume-fast bench", args=list(arguments)))
+    if arguments[:1] == ["engine"]:
+        return run_engine(tyro.cli(EngineBench, prog="illume-fast bench engine", args=list(arguments[1:])))
+    return run_ops(tyro.cli(Bench, prog="illume-fast bench", args=list(arguments)))
 
 
 def report(options: Report) -> None:
@@ -77,14 +109,74 @@ def report(options: Report) -> None:
         print(path)
 
 
-def run_cases(options: Bench) -> int:
+def run_ops(options: Bench) -> int:
+    """Time the chosen cases of ops."""
+    from illume_fast.bench.cases import all_cases
+    from illume_fast.bench.runner import run
+
+    def rows_of(case: Any) -> list[Row]:
+        return run(case, options.seconds, device=options.device, backends=options.backend, peers=options.peer)
+
+    return _run(options, all_cases(curves=options.curves), options.op, rows_of)
+
+
+def run_engine(options: EngineBench) -> int:
+    """Time the chosen cases of whole generation."""
+    from illume_fast.bench.engine import contests
+    from illume_fast.bench.engine.contest import run_contest
+
+    if options.rehearse:
+        chosen = contests("cuda", "REHEARSAL")
+    else:
+        chosen = contests(options.device, "CURVES" if options.curves else "CONTESTS")
+
+    def rows_of(contest: Any) -> list[Row]:
+        return run_contest(contest, options.seconds, device=options.device, peers=options.peer)
+
+    return _run(options, chosen, (), rows_of)
+
+
+def _run(
+    options: Bench | EngineBench, cases: list[Any], ops: tuple[str, ...], rows_of: Callable[[Any], list[Row]]
+) -> int:
     """Time the chosen cases, print them, and compare if asked to."""
+    from illume_fast.bench.cases import select
+    from illume_fast.bench.compare import regressions
+
+    _require(options)
+    before = [] if options.compare is None else _read(options.compare)
+    try:
+        cases = select(cases, ops, options.case)
+    except ValueError as error:
+        raise InputError(f"bench: {error}") from None
+    with contextlib.suppress(PermissionError, AttributeError):
+        os.nice(-5)
+    _print_machine(options.device)
+    after, wrong = [], False
+    for case in cases:
+        print(f"{case.op}: {case.name}", flush=True)
+        try:
+            rows = rows_of(case)
+        except RuntimeError as error:  # the others can be timed all the same
+            print(f"wrong: {case.op}, {case.name}: {error}", file=sys.stderr)
+            wrong = True
+            continue
+        after += rows
+        if options.json is not None:
+            with options.json.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        for row in rows:
+            _print_row(row)
+    slower = regressions(before, after)
+    for line in slower:
+        print(f"slower: {line}", file=sys.stderr)
+    return 1 if slower or wrong else 0
+
+
+def _require(options: Bench | EngineBench) -> None:
+    """InputError, naming the option, for what cannot run here."""
     import torch
 
-    from illume_fast.bench.cases import all_cases, select
-    from illume_fast.bench.compare import regressions
-    from illume_fast.bench.machine import where
-    from illume_fast.bench.runner import run
     from illume_fast.kernels import native
 
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -95,41 +187,25 @@ def run_cases(options: Bench) -> int:
         raise InputError(f"--seconds must be positive, got {options.seconds:g}")
     if options.json is not None and not options.json.parent.is_dir():
         raise InputError(f"--json {options.json}: folder {options.json.parent} does not exist")
-    before = [] if options.compare is None else _read(options.compare)
-    try:
-        cases = select(all_cases(curves=options.curves), options.op, options.case)
-    except ValueError as error:
-        raise InputError(f"bench: {error}") from None
-    with contextlib.suppress(PermissionError, AttributeError):
-        os.nice(-5)
-    here = where(options.device)
+
+
+def _print_machine(device: str) -> None:
+    from illume_fast.bench.machine import where
+
+    here = where(device)
     print(
         f"{here['device']}, torch {here['torch']}, load {here['load_average']:.1f}; "
         f"{here['bandwidth_GB_per_s']:.1f} GB/s, "
         f"{here['float32_GFLOP_per_s']:.0f} ({here['bfloat16_GFLOP_per_s']:.0f} in bfloat16) GFLOP/s\n"
     )
     print(f"{'median ms':>10} {'p20':>9} {'p80':>9} {'floor':>9} {'ratio':>7}")
-    after, wrong = [], False
-    for case in cases:
-        print(f"{case.op}: {case.name}", flush=True)
-        try:
-            rows = run(case, options.seconds, device=options.device, backends=options.backend, peers=options.peer)
-        except RuntimeError as error:  # the others can be timed all the same
-            print(f"wrong: {case.op}, {case.name}: {error}", file=sys.stderr)
-            wrong = True
-            continue
-        after += rows
-        if options.json is not None:
-            with options.json.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-        for row in rows:
-            numbers = (row["median_ms"], row["p20_ms"], row["p80_ms"], row["floor_ms"])
-            print(" ".join(f"{n:{w}.3f}" for n, w in zip(numbers, (10, 9, 9, 9), strict=True)), end="")
-            print(f" {row['ours_is_faster_by']:6.1f}x {row['who']}", flush=True)
-    slower = regressions(before, after)
-    for line in slower:
-        print(f"slower: {line}", file=sys.stderr)
-    return 1 if slower or wrong else 0
+
+
+def _print_row(row: Row) -> None:
+    numbers = (row["median_ms"], row["p20_ms"], row["p80_ms"], row["floor_ms"])
+    print(" ".join(f"{n:{w}.3f}" for n, w in zip(numbers, (10, 9, 9, 9), strict=True)), end="")
+    said = [f"{row[key]:.3g} {words}" for key, words in _SAID.items() if key in row]
+    print(f" {row['ours_is_faster_by']:6.1f}x {', '.join((row['who'], *said))}", flush=True)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -27,9 +27,9 @@ def chat(options: Chat) -> None:
     if not options.prompt.strip():
         raise InputError("the prompt is empty; say what to ask")
     check_range("--max-tokens", options.max_tokens, 1, 2**31 - 1)
-    from illume_fast.commands.painter import load_painter
     from illume_fast.data.picture import load_picture
+    from illume_fast.jobs.painter import load_painter
 
     picture = None if options.image is None else load_picture(options.image)
-    with load_painter(options) as painter:
+    with load_painter(options.model, options.backend) as painter:
         print(painter.answer(options.prompt, picture, options.max_tokens))

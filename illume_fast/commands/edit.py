@@ -9,7 +9,9 @@ from tyro.conf import Positional, arg
 from illume_fast.commands.drawing import draw, slug
 from illume_fast.commands.options import DrawOptions
 from illume_fast.data.errors import InputError
-from illume_fast.data.prompts import FORMATS, Prompt, one_prompt, read_prompts
+from illume_fast.data.prompt_files import FORMATS
+from illume_fast.data.prompts import one_prompt
+from illume_fast.jobs.source import PromptFile, Prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,22 +27,15 @@ class Edit(DrawOptions):
     """What to change; left out when a file says it."""
 
 
-def edit(options: Edit) -> None:
-    """Draw the edits that `options` asks for."""
-    draw(_prompts(options), options)
-
-
-def _prompts(options: Edit) -> list[Prompt]:
-    if Path(options.image).suffix.lower() not in FORMATS:
-        if options.instruction is None:
-            raise InputError('edit needs an instruction: illume-fast edit PICTURE "make the heart green" --out DIR')
-        instruction = one_prompt(options.instruction, "the instruction")
-        path = Path(options.image)
-        return [replace(instruction, id=slug(f"{path.stem} {instruction.prompt}"), image=path, origin="")]
-    if options.instruction is not None:
-        raise InputError(f"{options.image} has its own instructions; leave out {options.instruction!r}")
-    prompts = read_prompts(options.image)
-    for prompt in prompts:
-        if prompt.image is None:
-            raise InputError(f'{prompt.origin}: an edit needs an "image", the path of its picture')
-    return prompts
+def edit(options: Edit) -> int:
+    """Draw the edits that `options` asks for; the exit code."""
+    if Path(options.image).suffix.lower() in FORMATS:
+        if options.instruction is not None:
+            raise InputError(f"{options.image} has its own instructions; leave out {options.instruction!r}")
+        return draw(PromptFile(options.image, need_image=True), options)
+    if options.instruction is None:
+        raise InputError('edit needs an instruction: illume-fast edit PICTURE "make the heart green" --out DIR')
+    instruction = one_prompt(options.instruction, "the instruction")
+    path = Path(options.image)
+    prompt = replace(instruction, id=slug(f"{path.stem} {instruction.prompt}"), image=path, origin="")
+    return draw(Prompts([prompt]), replace(options, strict=True))

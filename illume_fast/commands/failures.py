@@ -14,6 +14,10 @@ def explain(error: Exception) -> str | None:
 
 def _is_ours(error: Exception) -> bool:
     # looked up, not imported: a command that failed before torch was loaded has not raised any of these
-    names = (("illume_fast.model.checkpoint", "CheckpointError"), ("illume_fast.engine.request", "RequestError"))
+    names = (
+        ("illume_fast.model.checkpoint", "CheckpointError"),
+        ("illume_fast.engine.request", "RequestError"),
+        ("illume_fast.jobs.supervisor", "WorkerError"),
+    )
     known = [getattr(sys.modules[module], name) for module, name in names if module in sys.modules]
     return isinstance(error, tuple(known))

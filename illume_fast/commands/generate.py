@@ -7,7 +7,9 @@ from tyro.conf import Positional, arg
 
 from illume_fast.commands.drawing import draw, slug
 from illume_fast.commands.options import DrawOptions
-from illume_fast.data.prompts import is_prompt_file, one_prompt, read_prompts
+from illume_fast.data.prompt_files import is_prompt_file
+from illume_fast.data.prompts import one_prompt
+from illume_fast.jobs.source import PromptFile, Prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,19 +17,17 @@ class Generate(DrawOptions):
     """Draw pictures for a prompt or a prompt file.
 
     Writes OUT/images/ID_K.png, OUT/results.jsonl and OUT/contact_sheet.png. Started again after it was stopped, it
-    draws only what is missing.
+    draws only what is missing, and tries again what failed. Exits with 1 when rows failed: OUT/failures.jsonl says why.
     """
 
     prompts: Annotated[Positional[str], arg(metavar="PROMPTS")]
     """A prompt file (.txt, .jsonl, .csv, .tsv or .parquet) or a prompt in quotes."""
 
 
-def generate(options: Generate) -> None:
-    """Draw what `options` asks for."""
+def generate(options: Generate) -> int:
+    """Draw what `options` asks for; the exit code."""
     if is_prompt_file(options.prompts):
-        prompts = read_prompts(options.prompts)
-    else:
-        # a prompt file numbers its rows; a lone prompt is better found under its words
-        prompt = one_prompt(options.prompts)
-        prompts = [replace(prompt, id=slug(prompt.prompt))]
-    draw(prompts, options)
+        return draw(PromptFile(options.prompts), options)
+    # a prompt file numbers its rows; a lone prompt is better found under its words
+    prompt = one_prompt(options.prompts)
+    return draw(Prompts([replace(prompt, id=slug(prompt.prompt))]), replace(options, strict=True))

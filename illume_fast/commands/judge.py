@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from illume_fast.commands.options import SamplingOptions
-from illume_fast.commands.painter import Painter
 from illume_fast.commands.subject import PainterSubject
 from illume_fast.data.emoji import load_emoji
 from illume_fast.evaluation.emoji_run import EmojiRun, EmojiSettings
+from illume_fast.jobs.painter import Painter
 from illume_fast.pipeline import IllumePipeline
 
 _METRICS = ("text_to_image", "editing", "naming")

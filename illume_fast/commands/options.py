@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from illume_fast.data.errors import InputError
-from illume_fast.data.prompts import MAX_SEED
+from illume_fast.jobs.config import Format, JobConfig, check_bounds, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,7 @@ class SamplingOptions:
 
     def check(self) -> None:
         """Raise InputError for a value out of range."""
-        check_range("--temperature", self.temperature, 0, 1000)
-        check_range("--top-k", self.top_k, 0, 2**31 - 1)
-        check_range("--top-p", self.top_p, 0, 1)
-        check_range("--seed", self.seed, 0, MAX_SEED)
-        check_range("--batch-size", self.batch_size, 1, 65_536)
+        check_bounds(self, option, ("temperature", "top_k", "top_p", "seed", "batch_size"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +53,28 @@ class DrawOptions(SamplingOptions, ModelOptions):
     size: Annotated[str | None, arg(metavar="HxW")] = None
     """Height and width in pixels of prompts that do not say; by default the model's first size."""
 
+    format: Format = "png"
+    """png: a file for each picture; webdataset: tar files of many, each picture beside its record; parquet: tables."""
+    per_file: Annotated[int, arg(metavar="N")] = 1000
+    """Pictures in one tar or parquet file."""
+    shard: Annotated[str, arg(metavar="I/N")] = "1/1"
+    """Draw the I-th of N parts of the job, for several machines that share the folder; each is given the same prompts,
+    settings and N."""
+    devices: Annotated[str, arg(metavar="DEVICES")] = "cpu"
+    """cpu, all (every GPU, or the CPU where there is none), or some, like cuda:0,cuda:1; a process runs on each."""
+    workers: Annotated[int, arg(metavar="N")] = 1
+    """Processes on each device; one that dies is started again."""
+    strict: bool = False
+    """Stop at the first row that cannot be drawn. Otherwise it is recorded with its reason, the others are drawn, and
+    the exit code is 1; either way such rows are tried again by the next run."""
+
     def check(self) -> None:
-        """Raise InputError for a value out of range."""
-        SamplingOptions.check(self)
-        check_guidance(self.guidance)
-        check_range("--num-images", self.num_images, 1, 100_000)
+        """Raise InputError for a value that cannot be used."""
+        self.job().check(option)
+
+    def job(self) -> JobConfig:
+        """The job that these options describe."""
+        return JobConfig.of(self)
 
 
 def check_guidance(guidance: float | None) -> None:

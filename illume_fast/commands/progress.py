@@ -10,12 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class Bar:
-    """Counts `total` things; draws itself only on a terminal.
+    """Counts `total` things (None where nobody knows how many); draws itself only on a terminal.
 
     Use as a context manager. `seconds` and `rate` (things per second) hold when it is left, terminal or not.
     """
 
-    def __init__(self, label: str, total: int, unit: str = "pictures") -> None:
+    def __init__(self, label: str, total: int | None = None, unit: str = "pictures") -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -27,6 +27,7 @@ class Bar:
         )
         self._unit = unit
         self._task: TaskID = self._progress.add_task(label, total=total, rate="")
+        self.total = total
         self._start = time.perf_counter()
         self._end: float | None = None
         self.done = 0
@@ -43,8 +44,12 @@ class Bar:
 
     def advance(self, count: int = 1) -> None:
         """Count `count` more."""
-        self.done += count
-        self._progress.update(self._task, advance=count, rate=f"{self.rate:.1f} {self._unit}/s")
+        self.show(self.done + count, self.done + count)
+
+    def show(self, position: int, done: int) -> None:
+        """Set where the bar stands, and how many things were done to get there, which gives the rate."""
+        self.done = done
+        self._progress.update(self._task, completed=position, total=self.total, rate=f"{self.rate:.1f} {self._unit}/s")
 
     def __enter__(self) -> Self:
         self._progress.start()

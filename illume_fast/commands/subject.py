@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from illume_fast.commands.options import SamplingOptions
-from illume_fast.commands.painter import Painter
 from illume_fast.data.image import to_picture, to_tensor
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size
+from illume_fast.jobs.painter import Painter
 from illume_fast.pipeline import Ask, Done, Draw
 from illume_fast.training.prepare import NAME_IT
 

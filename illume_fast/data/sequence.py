@@ -30,6 +30,21 @@ class ImageCodes:
                 raise ValueError(f"{name} codes: expected integers [rows, columns], got {list(codes.shape)}")
 
 
+@dataclass(frozen=True)
+class PartialCodes:
+    """A picture of `grid` while it is written: its first codes of each level in raster order, int64 [n]."""
+
+    grid: ImageGrid
+    semantic: Tensor
+    pixel: Tensor
+
+    @property
+    def fraction(self) -> float:
+        """The part of the picture's codes that is there."""
+        there = len(self.semantic) + len(self.pixel)
+        return there / sum(rows * columns for rows, columns in (self.grid.semantic, self.grid.pixel))
+
+
 def encode_image(codes: ImageCodes, vocab: VocabConfig) -> Tensor:
     """Codes -> ids int64 [n], from `<start_of_image>` to `<end_of_image>`. ValueError for a code out of range."""
     ids = block_slots(vocab, *((c.shape[0], c.shape[1]) for c in (codes.semantic, codes.pixel)))
@@ -44,10 +59,19 @@ def encode_image(codes: ImageCodes, vocab: VocabConfig) -> Tensor:
 
 def decode_image(ids: Tensor | Sequence[int], grid: ImageGrid, vocab: VocabConfig) -> ImageCodes:
     """Ids of one whole block -> codes. ValueError, naming the place, for anything that is not this grid's block."""
+    ids = torch.as_tensor(ids, dtype=torch.int64).flatten()
+    if len(ids) < grid.num_tokens:
+        raise ValueError(f"a picture of {grid.height}x{grid.width} takes {grid.num_tokens} tokens, got {len(ids)}")
+    codes = partial_codes(ids, grid, vocab)
+    return ImageCodes(grid.height, grid.width, codes.semantic.view(grid.semantic), codes.pixel.view(grid.pixel))
+
+
+def partial_codes(ids: Tensor | Sequence[int], grid: ImageGrid, vocab: VocabConfig) -> PartialCodes:
+    """The first ids of a block -> the codes among them. ValueError, naming the place, for what this grid's lacks."""
     ids = torch.as_tensor(ids, dtype=torch.int64).flatten().cpu()
-    slots = block_slots(vocab, grid.semantic, grid.pixel)
-    if len(ids) != len(slots):
-        raise ValueError(f"a picture of {grid.height}x{grid.width} takes {len(slots)} tokens, got {len(ids)}")
+    if len(ids) > grid.num_tokens:
+        raise ValueError(f"a picture of {grid.height}x{grid.width} takes {grid.num_tokens} tokens, got {len(ids)}")
+    slots = block_slots(vocab, grid.semantic, grid.pixel)[: len(ids)]
     wrong = (slots >= 0) & (ids != slots)
     for slot, (lo, hi) in zip(_SLOTS, vocab.levels, strict=True):
         wrong |= (slots == slot) & ((ids < lo) | (ids >= hi))
@@ -56,8 +80,7 @@ def decode_image(ids: Tensor | Sequence[int], grid: ImageGrid, vocab: VocabConfi
         raise ValueError(
             f"token {place} of the picture is {int(ids[place])}; expected {_expected(slots[place], vocab)}"
         )
-    semantic, pixel = (ids[slots == slot] - lo for slot, (lo, _) in zip(_SLOTS, vocab.levels, strict=True))
-    return ImageCodes(grid.height, grid.width, semantic.view(grid.semantic), pixel.view(grid.pixel))
+    return PartialCodes(grid, *(ids[slots == slot] - lo for slot, (lo, _) in zip(_SLOTS, vocab.levels, strict=True)))
 
 
 def _expected(slot: Tensor, vocab: VocabConfig) -> str:

@@ -3,6 +3,7 @@
 from torch import nn
 
 from illume_fast.model.decoder import CausalLM
+from illume_fast.model.fused import lay_together
 
 KINDS = ("int8",)
 
@@ -25,6 +26,14 @@ def quantize(model: CausalLM, kind: str) -> None:
         raise RuntimeError(f"quantize={kind!r} needs torchao ({error}): pip install 'illume-fast[int8]'") from None
     layers = model.decoder.layers
     quantize_(layers, Int8WeightOnlyConfig(version=2, set_inductor_config=False), _is_linear)
+
+
+def prepare(model: CausalLM, quantisation: str | None) -> None:
+    """Lay a loaded model's weights out for generating: quantised if wished, else side by side on a GPU (`fused`)."""
+    if quantisation is not None:
+        quantize(model, quantisation)
+    elif model.head_weight.is_cuda:
+        lay_together(model.decoder)
 
 
 def _is_linear(module: nn.Module, name: str) -> bool:

@@ -11,6 +11,7 @@ from illume_fast.ops.codebook_ema import codebook_ema
 from illume_fast.ops.decode_attention import decode_attention
 from illume_fast.ops.dispatch import use_backend
 from illume_fast.ops.gather_rows import gather_rows
+from illume_fast.ops.gelu import gelu
 from illume_fast.ops.linear import linear
 from illume_fast.ops.linear_cross_entropy import cross_entropy_within_ranges, linear_cross_entropy
 from illume_fast.ops.nearest_code import PackedCodebook, nearest_code
@@ -21,6 +22,7 @@ from illume_fast.ops.qkv_linear import qkv_linear
 from illume_fast.ops.quantize import quantize
 from illume_fast.ops.rms_norm import add_rms_norm, rms_norm
 from illume_fast.ops.rope import rope
+from illume_fast.ops.spatial_norm import spatial_norm
 from illume_fast.ops.swiglu import swiglu
 from illume_fast.ops.swiglu_linear import swiglu_linear
 
@@ -34,6 +36,7 @@ __all__ = [
     "cross_entropy_within_ranges",
     "decode_attention",
     "gather_rows",
+    "gelu",
     "linear",
     "linear_cross_entropy",
     "nearest_code",
@@ -47,6 +50,7 @@ __all__ = [
     "quantize",
     "rms_norm",
     "rope",
+    "spatial_norm",
     "swiglu",
     "swiglu_linear",
     "use_backend",

@@ -19,7 +19,9 @@ def gather_rows_reference(table: Tensor, index: Tensor) -> Tensor:
             instead, which is NaN in a floating-point type.
     """
     known = index >= 0
-    rows = F.embedding(torch.where(known, index, 0), table) if table.numel() else table.new_empty(*index.shape, 0)
+    if table.numel() == 0:
+        return table.new_zeros(*index.shape, table.shape[1])
+    rows = F.embedding(torch.where(known, index, 0), table)
     return torch.where(known.unsqueeze(-1), rows, torch.zeros((), dtype=table.dtype, device=table.device))
 
 

@@ -59,6 +59,9 @@ def test_what_cannot_be_parsed_exits_with_2(cli, arguments, message):
         (["--num-images", "0"], "--num-images must be from 1"),
         (["--seed", "-4"], "--seed must be from 0"),
         (["--batch-size", "0"], "--batch-size must be from 1"),
+        (["--workers", "0"], "--workers must be from 1"),
+        (["--per-file", "0"], "--per-file must be from 1"),
+        (["--shard", "4/3"], "--shard '4/3' is not I/N with I from 1 to N"),
         (["--size", "large"], "--size: size 'large' is not HEIGHTxWIDTH in pixels, for example 64x64"),
     ],
 )
@@ -86,7 +89,7 @@ def test_every_stage_has_its_module(stage):
 
 
 def test_a_fault_of_the_program_is_not_hidden(cli, monkeypatch):
-    monkeypatch.setattr("illume_fast.commands.generate.read_prompts", lambda source: 1 / 0)
+    monkeypatch.setattr("illume_fast.jobs.source.read_prompts", lambda source: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli("generate", "x.txt", "--out", "x")
 
@@ -95,6 +98,6 @@ def test_an_interrupt_says_so(cli, monkeypatch):
     def interrupted(source):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("illume_fast.commands.generate.read_prompts", interrupted)
+    monkeypatch.setattr("illume_fast.jobs.source.read_prompts", interrupted)
     shown = cli("generate", "x.txt", "--out", "x")
     assert (shown.code, shown.err) == (130, "illume-fast: interrupted; what was done is kept\n")

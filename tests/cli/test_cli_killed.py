@@ -1,30 +1,18 @@
 """A killed `generate`, started again, finishes what is missing and makes nothing twice."""
 
-import json
+import random
 import shutil
 import signal
 import time
 
 import pytest
+from job_files import assert_whole, recorded, tokens, wait_for
 
 from illume_fast.cli import main
+from illume_fast.model.checkpoint import DEMO
 
-# pictures are finished in groups of at most 16: three interrupted runs leave some to the last
 TOTAL = 144
-
-
-def lines(folder):
-    path = folder / "results.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def wait_for(process, out, done):
-    """Return when the ledger of the running process holds `done` lines."""
-    deadline = time.monotonic() + 120
-    while lines(out) < done:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+FORMATS = {"png": (), "webdataset": ("--format", "webdataset", "--per-file", 10)}
 
 
 @pytest.fixture(scope="module")
@@ -42,52 +30,79 @@ def whole(arguments, tmp_path_factory):
     return out
 
 
-def test_stopped_at_several_moments(cli, spawn, arguments, whole, tmp_path):
+def times(out):
+    return {p.name: p.stat().st_mtime_ns for p in (out / "images").glob("0*.png")}
+
+
+@pytest.mark.parametrize("format", ["png", pytest.param("webdataset", marks=pytest.mark.slow)])
+def test_stopped_at_several_moments(cli, spawn, arguments, whole, tmp_path, format):
     out = tmp_path / "out"
     seen = {}
     for attempt, how in enumerate((signal.SIGKILL, signal.SIGKILL, signal.SIGINT)):
-        done = lines(out) + 1
-        process = spawn(*arguments, "--out", out)
+        done = len(recorded(out)) + 1
+        process = spawn(*arguments, *FORMATS[format], "--out", out)
         wait_for(process, out, done)
         if attempt == 1:
             process.send_signal(signal.SIGSTOP)  # a fast machine would be done by the time the other has looked
-            busy = cli(*arguments, "--out", out)
+            busy = cli(*arguments, *FORMATS[format], "--out", out)
             assert (busy.code, "is in use by another run" in busy.err) == (2, True)
         process.send_signal(how)
         _, err = process.communicate(timeout=60)
         assert process.returncode == (130 if how == signal.SIGINT else -how)
         assert ("interrupted; what was done is kept" in err) == (how == signal.SIGINT)
-        count = lines(out)
-        assert done <= count < TOTAL, "the run was over before it could be stopped"
-
-        now = {p.name: p.stat().st_mtime_ns for p in (out / "images").glob("0*.png")}
+        assert done <= len(recorded(out)) < TOTAL, "the run was over before it could be stopped"
         # what was finished before was not written again
+        now = times(out)
         assert seen.items() <= now.items()
-        # what has its line by now is finished; a picture may still wait for its line
-        recorded = (out / "results.jsonl").read_bytes().splitlines()[:count]
-        seen = {name: now[name] for name in (json.loads(r)["file"].removeprefix("images/") for r in recorded)}
+        seen = {name: now[name] for name in (f"{id}_{k}.png" for id, k in recorded(out)) if name in now}
+    assert len(tokens(out)) == len(recorded(out, ("done",))), "an interrupted run says what it did"
 
-    last = cli(*arguments, "--out", out)
+    last = cli(*arguments, *FORMATS[format], "--out", out)
     assert last.code == 0, last.err
-    records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    assert len(records) == len({(r["id"], r["index"]) for r in records}) == TOTAL
-    finished = {p.name: p.stat().st_mtime_ns for p in (out / "images").iterdir()}
-    assert seen.items() <= finished.items()
-    assert set(finished) == {p.name for p in (whole / "images").iterdir()}
-    for name in finished:
+    assert_whole(out, tokens(whole))
+    assert seen.items() <= times(out).items()
+    for name in times(out):
         assert (out / "images" / name).read_bytes() == (whole / "images" / name).read_bytes()
     assert (out / "contact_sheet.png").exists()
 
 
-@pytest.mark.parametrize("tear", [3, 60])
-def test_a_torn_ledger_is_no_obstacle(cli, arguments, whole, tmp_path, tear):
+@pytest.mark.parametrize("lost", ["ledger.sqlite", "results.jsonl"])
+def test_a_lost_list_is_made_again_from_the_pictures(cli, arguments, whole, tmp_path, lost):
     out = shutil.copytree(whole, tmp_path / "out")
-    ledger = out / "results.jsonl"
-    before = ledger.read_bytes()
-    ledger.write_bytes(before[:-tear])
-    times = {p.name: p.stat().st_mtime_ns for p in (out / "images").iterdir()}
+    before = times(out)
+    (out / lost).unlink()
     shown = cli(*arguments, "--out", out)
     assert shown.code == 0, shown.err
     assert "0 pictures in" in shown.out
-    assert ledger.read_bytes() == before
-    assert times == {p.name: p.stat().st_mtime_ns for p in (out / "images").iterdir()}
+    assert times(out) == before
+    assert (out / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(not (DEMO / "config.json").exists(), reason="the demo model is not there")
+@pytest.mark.parametrize("format,kills", [("png", 100), ("webdataset", 30)])
+def test_killed_at_many_random_moments(spawn, tmp_path, format, kills):
+    """2 000 rows of the demo model, with a SIGKILL every 15 pictures or so, and some before the first."""
+    rows, chance = 20 * kills, random.Random(0)
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
+    prompts.write_text("\n".join(f"red apple number {i}" for i in range(rows)))
+    arguments = ("generate", prompts, "--batch-size", 8, *FORMATS[format])
+    for attempt in range(kills):
+        process = spawn(*arguments, "--out", out)
+        if chance.random() < 0.2:
+            time.sleep(chance.uniform(0, 4))
+        else:
+            wait_for(process, out, len(recorded(out)) + chance.randint(1, 15))
+            time.sleep(chance.uniform(0, 0.3))
+        process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, f"the job was over after {attempt} kills"
+        print(f"kill {attempt + 1}: {len(recorded(out))} of {rows} pictures recorded", flush=True)
+    for folder in (out, tmp_path / "whole"):
+        process = spawn(*arguments, "--out", folder)
+        _, err = process.communicate(timeout=1800)
+        assert process.returncode == 0, err
+    expected = tokens(tmp_path / "whole")
+    assert len(expected) == rows
+    assert_whole(out, expected)

@@ -8,13 +8,25 @@ import pytest
 from support import ROOT
 
 from illume_fast.data.errors import InputError
-from illume_fast.data.prompts import MAX_SEED, parse_size, read_prompts
+from illume_fast.data.prompt_files import is_prompt_file
+from illume_fast.data.prompt_files import read_prompts as read_rows
+from illume_fast.data.prompts import MAX_SEED, BadRow, one_prompt, parse_size
+from illume_fast.jobs.source import once
 
 
 def written(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(path)
+
+
+def read_prompts(path):
+    """All rows of a file; the first bad one is raised."""
+    rows = list(once(read_rows(path)))
+    for row in rows:
+        if isinstance(row, BadRow):
+            raise InputError(row.reason)
+    return rows
 
 
 def test_txt_is_a_prompt_a_line_and_blank_lines_do_not_count(tmp_path):
@@ -64,9 +76,9 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_a_quoted_prompt_is_itself():
-    (found,) = read_prompts("  red apple on a table ")
+    found = one_prompt("  red apple on a table ")
     assert (found.id, found.prompt) == ("0000", "red apple on a table")
-    assert len(read_prompts("very long " * 2000)) == 1
+    assert not is_prompt_file("very long " * 2000)
 
 
 def test_given_and_made_ids_may_not_meet(tmp_path):
@@ -121,11 +133,28 @@ def test_bad_files_name_the_place_in_one_line(tmp_path, name, content, message):
 
 @pytest.mark.parametrize(
     "source,message",
-    [("nowhere.txt", "prompt file nowhere.txt does not exist"), ("  ", "the prompt is empty"), ("/", "unknown|folder")],
+    [("nowhere.txt", "prompt file nowhere.txt does not exist"), ("/", "unknown|folder")],
 )
-def test_bad_sources(source, message):
+def test_bad_sources_are_refused_before_a_row_is_asked_for(source, message):
     with pytest.raises(InputError, match=message):
-        read_prompts(source)
+        read_rows(source)
+
+
+@pytest.mark.parametrize(
+    "name,content",
+    [
+        ("p.txt", b"a\n\xff\nc\n"),
+        ("p.jsonl", b'{"prompt": "a"}\n{"prompt": \n{"prompt": "c"}\n'),
+        ("p.csv", b"prompt,seed\na,1\nb,1,2\nc,3\n"),
+        ("p.csv", b"prompt,seed\na,1\n\xff,2\nc,3\n"),
+        ("p.csv", b'prompt,seed\na,1\n"b"x,2\nc,3\n'),
+    ],
+)
+def test_rows_after_a_bad_one_keep_their_numbers(tmp_path, name, content):
+    first, bad, last = read_rows(written(tmp_path, name, content))
+    assert [first.id, bad.id, last.id] == ["0000", "#0001", "0002"]
+    assert f"{name} line " in bad.reason
+    assert last.prompt == "c"
 
 
 @pytest.mark.parametrize("text", ["64", "64x", "64x64x3", "-64x64", "64 x 64", "1e2x64"])
@@ -144,8 +173,9 @@ def test_published_prompt_sets_are_read_whole(name, count, dataset):
 
 
 def test_reading_prompts_needs_no_torch():
-    spec = importlib.util.find_spec("illume_fast.data.prompts")
-    assert "torch" not in open(spec.origin, encoding="utf-8").read()
+    for module in ("illume_fast.data.prompts", "illume_fast.data.prompt_files", "illume_fast.jobs.source"):
+        spec = importlib.util.find_spec(module)
+        assert "torch" not in open(spec.origin, encoding="utf-8").read()
 
 
 def test_the_shipped_prompt_file_holds_32_different_prompts():

@@ -5,7 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from illume_fast.data.sequence import ImageCodes, decode_image, encode_image, expanded_length, position_map
+from illume_fast.data.sequence import (
+    ImageCodes,
+    decode_image,
+    encode_image,
+    expanded_length,
+    partial_codes,
+    position_map,
+)
 from illume_fast.data.sizes import ImageGrid, image_grid
 from illume_fast.model.config import build_vocab
 from illume_fast.model.vision_config import PixelCodecConfig, ViTConfig
@@ -54,6 +61,30 @@ def test_any_illegal_token_is_named(place, wrong):
     ids[place] = wrong
     with pytest.raises(ValueError, match=f"token {place} of the picture is {wrong}; expected"):
         decode_image(ids, GRID, VOCAB)
+
+
+@given(length=st.integers(0, GRID.num_tokens))
+def test_the_first_ids_hold_the_first_codes(length):
+    picture = codes()
+    part = partial_codes(encode_image(picture, VOCAB)[:length], GRID, VOCAB)
+    assert torch.equal(part.semantic, picture.semantic.flatten()[: len(part.semantic)])
+    assert torch.equal(part.pixel, picture.pixel.flatten()[: len(part.pixel)])
+    there, codes_in_all = len(part.semantic) + len(part.pixel), picture.semantic.numel() + picture.pixel.numel()
+    assert part.fraction == there / codes_in_all
+    # structure tokens are all that is not a code: six, and an end to each row
+    assert length - len(GRID.semantic) * 3 - GRID.semantic[0] - GRID.pixel[0] <= there <= max(0, length - 2)
+    if len(part.pixel):
+        assert len(part.semantic) == picture.semantic.numel()
+
+
+@pytest.mark.parametrize("wrong", [-1, 0])
+def test_a_partial_picture_names_what_is_no_code(wrong):
+    ids = encode_image(codes(), VOCAB)[:4]
+    ids[3] = wrong
+    with pytest.raises(ValueError, match=f"token 3 of the picture is {wrong}; expected"):
+        partial_codes(ids, GRID, VOCAB)
+    with pytest.raises(ValueError, match=rf"takes {GRID.num_tokens} tokens, got {GRID.num_tokens + 1}"):
+        partial_codes(torch.zeros(GRID.num_tokens + 1, dtype=torch.int64), GRID, VOCAB)
 
 
 def test_lengths_and_ranges():

@@ -6,7 +6,7 @@ from random_tolerance import EPS, LARGE, TINY, assert_same, assert_within, exact
 from support import DEVICE
 from torch import Tensor
 
-from illume_fast.ops import add_rms_norm, linear, qkv_linear, rms_norm, rope, swiglu, swiglu_linear
+from illume_fast.ops import add_rms_norm, gelu, linear, qkv_linear, rms_norm, rope, swiglu, swiglu_linear
 
 
 def check_swiglu(r: Random) -> None:
@@ -37,6 +37,29 @@ def check_swiglu(r: Random) -> None:
     )
     usual = g.isfinite() & ((y * u).abs() < LARGE[torch.float32]) & (terms < LARGE[dtype])
     assert_within(of_gate, wanted, torch.where(usual, slack, torch.inf))
+
+
+def check_gelu(r: Random) -> None:
+    dtype, approximate = r.choice(DTYPES), r.choice(("none", "tanh"))
+    shape = [r.size(8) for _ in range(r.number(0, 3))] + [r.size(huge=60_000)]
+    x, grad = (r.values(*shape, dtype=dtype) for _ in range(2))
+    wide = exact(x).clamp(-40.0, 40.0).requires_grad_()
+    if approximate == "none":
+        share = 0.5 * torch.special.erfc(-wide / 2**0.5)
+    else:
+        share = torch.sigmoid(1.5957691216057308 * (wide + 0.044715 * wide**3))
+    (slope,) = torch.autograd.grad((wide * share).sum(), wide)
+    share = share.detach()
+    expected = torch.where(exact(x) == -torch.inf, torch.nan, exact(x) * share)
+    x = x.requires_grad_()
+    actual = gelu(x, approximate)
+    # the share of what is very negative may be subnormal
+    assert_within(actual, expected, roundings(expected, dtype, 16.0) + exact(x).abs() * 1e-37)
+    (of_x,) = torch.autograd.grad(actual, x, grad)
+    y = exact(grad)
+    # where the slope passes through 0 it is a difference
+    slack = roundings(y * slope, dtype, 16.0) + y.abs() * (1e-37 + 1e-6 * (wide.detach() > -2))
+    assert_within(of_x, y * slope, torch.where(y.isfinite(), slack, torch.inf))
 
 
 def check_rms_norm(r: Random) -> None:

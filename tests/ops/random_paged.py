@@ -94,7 +94,7 @@ def compare_attention(r: Random, *, prefill: bool) -> None:
 
 
 def check_decode_attention(r: Random) -> None:
-    """The bits of the three ops it is made of, whose numbers the other checks look at; and the same cache."""
+    """The bits of the ops it is made of, whose numbers the other checks look at; and the same cache."""
     dtype, cached, index = r.choice(DTYPES), r.choice(DTYPES), r.choice((torch.int32, torch.int64))
     rows, key_heads, size, page_size = r.size(6), r.number(1, 4), 2 * max(1, r.size(64)), r.choice((1, 3, 16))
     max_pages = -(-(r.size(huge=1500) + 1) // page_size)
@@ -111,9 +111,17 @@ def check_decode_attention(r: Random) -> None:
     for a, b in zip(once, apart, strict=True):
         b.copy_(a)
     scale = size**-0.5
-    actual = decode_attention(q, k, v, cos, sin, *once, table, positions, scale)
     turned, turned_k = rope(q, k, cos, sin)
-    paged_append(turned_k, v, *apart, table, torch.arange(rows, device=DEVICE), positions)
-    assert_same(actual, paged_attention(turned, *apart, table, positions + 1, scale))
+    if r.chance(0.5):
+        actual = decode_attention(q, k, v, cos, sin, *once, table, positions, scale)
+        paged_append(turned_k, v, *apart, table, torch.arange(rows, device=DEVICE), positions)
+        expected = paged_attention(turned, *apart, table, positions + 1, scale)
+    else:
+        # several tokens may belong to one row; of those with one place the last stays
+        own = r.laid_out(r.integers(0, max(rows, 1), rows).to(index))
+        actual = decode_attention(q, k, v, cos, sin, *once, table, positions, scale, own)
+        paged_append(turned_k, v, *apart, table, own, positions)
+        expected = paged_prefill_attention(turned, *apart, table, own, positions, scale)
+    assert_same(actual, expected)
     for a, b in zip(once, apart, strict=True):
         assert_same(a, b)

@@ -78,6 +78,21 @@ def test_a_range_per_row(bounds):
             assert ids[i] == alone
 
 
+@given(ends=st.sets(st.integers(0, 60), min_size=2, max_size=8), guided=st.booleans())
+def test_several_ranges_leave_out_what_lies_between(ends, guided):
+    ends = sorted(ends)[: len(ends) // 2 * 2]
+    ranges = tuple(zip(ends[::2], ends[1::2], strict=True))
+    cond, uncond, weight = inputs(7, 16, 60)
+    settings = {"guidance": 2.5 if guided else 1.0, "seed": torch.arange(7, device=DEVICE), "step": 3, "top_p": 0.9}
+    legal = torch.tensor([i for lo, hi in ranges for i in range(lo, hi)])
+    for backend in backends_here(cfg_head_sample_op):
+        ids = on(backend, cond, uncond if guided else None, weight, ranges, **settings)
+        mix = (uncond.double() + 2.5 * (cond.double() - uncond.double())) if guided else cond.double()
+        logits = torch.full((7, 60), -torch.inf)
+        logits[:, legal] = F.linear(mix, weight.double()).float()[:, legal]
+        assert torch.equal(ids, cfg_sample(logits, None, **{**settings, "guidance": 1.0}))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_bad_rows_and_empty_ranges(backend):
     cond, uncond, weight = inputs()

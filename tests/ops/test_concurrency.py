@@ -15,6 +15,7 @@ from illume_fast.kernels import native
 from illume_fast.ops import (
     cfg_sample,
     code_statistics,
+    gelu,
     linear,
     linear_cross_entropy,
     nearest_code,
@@ -46,6 +47,7 @@ def calls():
         "linear": lambda: linear(x[:7], codes),
         "rms_norm": lambda: rms_norm(wide, weight, 1e-6),
         "swiglu": lambda: swiglu(wide, wide.flip(0)),
+        "gelu": lambda: gelu(wide),
         "rope": lambda: rope(heads, heads, angles.cos(), angles.sin())[0],
         "code_statistics": lambda: code_statistics(wide, torch.arange(40) % 7, 9)[1],
         "linear_cross_entropy": lambda: linear_cross_entropy(x, codes, torch.arange(300), reduction="none"),

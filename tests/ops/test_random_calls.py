@@ -12,6 +12,7 @@ import random_codebooks
 import random_layers
 import random_losses
 import random_paged
+import random_plans
 import random_sampling
 import random_search
 from random_inputs import Random
@@ -20,7 +21,15 @@ from illume_fast import ops
 
 CHECKS = {
     name.removeprefix("check_"): check
-    for family in (random_codebooks, random_layers, random_losses, random_paged, random_sampling, random_search)
+    for family in (
+        random_codebooks,
+        random_layers,
+        random_losses,
+        random_paged,
+        random_plans,
+        random_sampling,
+        random_search,
+    )
     for name, check in vars(family).items()
     if name.startswith("check_")
 }

@@ -1,0 +1,1 @@
+"""Models of other codebases with random weights, to compare with."""

@@ -1,0 +1,79 @@
+// Attention of one query per head where heads are small: several heads of a key lie side by side and are read together, in
+// the order of memory. What is computed, and in which order, is what attention_chunk.h computes for each head.
+#pragma once
+
+#include "attention_chunk.h"
+
+namespace illume_fast::ILLUME_FAST_ISA_NS {
+
+// vectors of a key that are read at once, of all its heads together: as many as registers hold queries or sums for
+constexpr int kSpan = 16;
+
+// V vectors a head, kSpan / V heads.
+template <int V>
+struct Wide {
+  static constexpr int kHeads = kSpan / V;
+
+  // scores[h * kChunk + j] = queries[h] . keys[j][h]; the queries are packed.
+  static void dot(const float* queries, const float* const* keys, int64_t count, float* scores) {
+    vf query[kSpan];
+#pragma GCC unroll 16
+    for (int i = 0; i < kSpan; ++i) query[i] = load(queries + i * kLanes);
+    alignas(64) float products[kHeads][kLanes * kLanes];
+    for (int64_t j = 0; j < count; j += kLanes) {
+      for (int k = 0; k < kLanes; ++k) {
+        const float* key = keys[j + k < count ? j + k : count - 1];
+#pragma GCC unroll 16
+        for (int h = 0; h < kHeads; ++h) {
+          vf product{};
+#pragma GCC unroll 8
+          for (int v = 0; v < V; ++v) product = fma(query[h * V + v], load(key + (h * V + v) * kLanes), product);
+          store(products[h] + k * kLanes, product);
+        }
+      }
+      for (int h = 0; h < kHeads; ++h) {
+        vf rows[kLanes];
+#pragma GCC unroll 16
+        for (int k = 0; k < kLanes; ++k) rows[k] = load(products[h] + k * kLanes);
+        store(scores + h * kChunk + j, sum_each(rows));
+      }
+    }
+  }
+
+  // sums[h] = sum over j of weights[h * kChunk + j] * values[j][h]; the sums are packed.
+  static void mix(const float* weights, const float* const* values, int64_t count, float* sums) {
+    vf acc[kSpan] = {};
+    for (int64_t j = 0; j < count; ++j) {
+      const float* value = values[j];
+#pragma GCC unroll 16
+      for (int h = 0; h < kHeads; ++h) {
+        const vf weight = broadcast(weights[h * kChunk + j]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+          acc[h * V + v] = fma(weight, load(value + (h * V + v) * kLanes), acc[h * V + v]);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kSpan; ++i) store(sums + i * kLanes, acc[i]);
+  }
+};
+
+// f(std::integral_constant<int, V>) where V is `vectors` and divides kSpan; else false.
+template <typename F>
+inline bool with_vectors(int64_t vectors, F&& f) {
+  switch (vectors) {
+    case 1:
+      return f(std::integral_constant<int, 1>{});
+    case 2:
+      return f(std::integral_constant<int, 2>{});
+    case 4:
+      return f(std::integral_constant<int, 4>{});
+    case 8:
+      return f(std::integral_constant<int, 8>{});
+    default:
+      return false;
+  }
+}
+
+}  // namespace illume_fast::ILLUME_FAST_ISA_NS

@@ -1,0 +1,92 @@
+"""What a job is asked to do. Nothing here loads torch."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from illume_fast.data.errors import InputError
+from illume_fast.data.prompts import MAX_IMAGES, MAX_SEED, parse_size
+from illume_fast.jobs.shard import Shard
+
+Format = Literal["png", "webdataset", "parquet"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+SHEET_PICTURES = 400
+"""Most pictures on the contact sheet of a job."""
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "temperature": (0, 1000),
+    "top_k": (0, 2**31 - 1),
+    "top_p": (0, 1),
+    "seed": (0, MAX_SEED),
+    "batch_size": (1, 65_536),
+    "guidance": (0, 100),
+    "num_images": (1, MAX_IMAGES),
+    "per_file": (1, 1_000_000),
+    "workers": (1, 1024),
+}
+"""The least and the most that an option may be."""
+
+
+def check_bounds(values: object, name: Callable[[str], str] = str, keys: Iterable[str] = BOUNDS) -> None:
+    """Raise InputError for an attribute of `values` that is out of `BOUNDS`; `name` makes its name in the message."""
+    for key in keys:
+        value, (low, high) = getattr(values, key), BOUNDS[key]
+        # written so that NaN fails
+        if value is not None and not low <= value <= high:
+            raise InputError(f"{name(key)} must be from {low} to {high}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """What every picture of a job is drawn with, unless its row says otherwise, and how the work is done.
+
+    What is None is the model's default. The options of `illume-fast generate` of the same names say what they mean.
+    """
+
+    out: Path
+    model: str = "demo"
+    backend: str | None = None
+    num_images: int = 1
+    seed: int = 0
+    guidance: float | None = None
+    size: str | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    batch_size: int = 64
+    format: Format = "png"
+    per_file: int = 1000
+    shard: str = "1/1"
+    devices: str = "cpu"
+    workers: int = 1
+    strict: bool = False
+
+    def check(self, name: Callable[[str], str] = str) -> None:
+        """Raise InputError for a value that cannot be used; `name` makes an option's name in the message."""
+        check_bounds(self, name)
+        Shard.parse(self.shard, name("shard"))
+        if self.size is not None:
+            parse_size(self.size, name("size"))
+        if self.format not in FORMATS:
+            raise InputError(f"{name('format')} {self.format!r} is not known; allowed are {', '.join(FORMATS)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The config as plain values."""
+        return {**asdict(self), "out": str(self.out)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The config of `to_json`."""
+        return cls(**{**values, "out": Path(values["out"])})
+
+    @classmethod
+    def of(cls, options: object) -> Self:
+        """The config whose fields are the attributes of `options` of the same names."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
+
+def option(field: str) -> str:
+    """The command line's name of a field: "batch_size" is "--batch-size"."""
+    return "--" + field.replace("_", "-")

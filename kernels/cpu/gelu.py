@@ -1,0 +1,31 @@
+"""GELU on the CPU, forward and backward; contracts are in `illume_fast.ops.gelu`."""
+
+import torch
+from torch import Tensor
+
+from illume_fast.kernels import native
+
+
+def declines(first: Tensor, *others: Tensor | str) -> str | None:
+    return native.declines_cpu(first)  # the op's check has made the other tensor like it
+
+
+def forward(x: Tensor, approximate: str) -> Tensor:
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    native._C.gelu_forward(native.DTYPE_CODES[x.dtype], x.data_ptr(), out.data_ptr(), x.numel(), approximate == "tanh")
+    return out
+
+
+def backward(grad: Tensor, x: Tensor, approximate: str) -> Tensor:
+    grad, x = grad.contiguous(), x.contiguous()
+    grad_x = torch.empty_like(x)
+    native._C.gelu_backward(
+        native.DTYPE_CODES[x.dtype],
+        grad.data_ptr(),
+        x.data_ptr(),
+        grad_x.data_ptr(),
+        x.numel(),
+        approximate == "tanh",
+    )
+    return grad_x
