@@ -7,7 +7,7 @@ casting the model afterwards takes them apart again, and each projection is made
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from illume_fast.model.attention import SelfAttention
 from illume_fast.model.layers import SwiGLU, are_plain
@@ -35,7 +35,7 @@ def lay_together(decoder: nn.Module) -> int:
     return made
 
 
-def _share(parameters: Sequence[nn.Parameter]) -> bool:
+def _share(parameters: Sequence[Tensor]) -> bool:
     kinds = {(p.dtype, p.device, p.shape[1:]) for p in parameters}
     if len(kinds) != 1 or any(p.is_meta for p in parameters):
         return False
