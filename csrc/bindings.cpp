@@ -18,6 +18,7 @@ void register_swiglu(pybind11::module_& m);
 void register_page_pool(pybind11::module_& m);
 void register_paged_append(pybind11::module_& m);
 void register_paged_attention(pybind11::module_& m);
+void register_plan_ahead(pybind11::module_& m);
 void register_plan_steps(pybind11::module_& m);
 void register_quantize(pybind11::module_& m);
 void register_recording(pybind11::module_& m);
@@ -43,6 +44,7 @@ PYBIND11_MODULE(_C, m) {
   illume_fast::register_page_pool(m);
   illume_fast::register_paged_append(m);
   illume_fast::register_paged_attention(m);
+  illume_fast::register_plan_ahead(m);
   illume_fast::register_plan_steps(m);
   illume_fast::register_quantize(m);
   illume_fast::register_recording(m);

@@ -23,7 +23,7 @@ void register_plan_steps(py::module_& m) {
   define(m, "plan_draw",
          [](Address answers, int64_t width, Address draw_step, int64_t draws, Address drawn, int64_t slots,
             Address draw_kind, int64_t kinds, Address temperature, Address top_k, Address top_p, Address min_p,
-            Address guidance, Address guidance_from, Address guidance_until, Address seed, Address order, int64_t rows,
+            Address guidance, Address guidance_from, Address guidance_until, Address seed, Address order, Address ahead, int64_t rows,
             Address step_out, Address seed_out, Address guidance_out, Address temperature_out, Address top_k_out,
             Address top_p_out, Address min_p_out) {
            const PlanSettings settings{pointer<const int64_t>(draw_kind),
@@ -37,7 +37,7 @@ void register_plan_steps(py::module_& m) {
                                        pointer<const int64_t>(guidance_until),
                                        pointer<const int64_t>(seed)};
            return plan_draw(tables(answers, width, draw_step, draws, drawn, slots), settings,
-                            pointer<const int64_t>(order), rows,
+                            pointer<const int64_t>(order), pointer<const int64_t>(ahead), rows,
                             {pointer<int64_t>(step_out), pointer<int64_t>(seed_out), pointer<float>(guidance_out),
                              pointer<float>(temperature_out), pointer<int64_t>(top_k_out), pointer<float>(top_p_out),
                              pointer<float>(min_p_out)});

@@ -7,6 +7,7 @@
 #include "illume_fast/philox.h"
 #include "keys.h"
 #include "parallel.h"
+#include "race.h"
 #include "scratch.h"
 #include "simd.h"
 
@@ -20,7 +21,6 @@ constexpr int64_t kBlock = 256;  // weights summed together when the draw is loo
 // logits a thread should have to be worth waking
 constexpr int64_t kGrain = 16384;
 
-typedef double vd __attribute__((vector_size(kHalf * 8)));
 typedef float vfh __attribute__((vector_size(kHalf * 4)));
 
 template <typename T>
@@ -267,7 +267,9 @@ int64_t sample_row(const T* cond, const T* uncond, int64_t size, const SamplePar
     least = least_threshold<true>(c.keys, s.weights, c.count, limit, least, top, s.search_keys, s.search_weights);
   }
   const int64_t floor = static_cast<int64_t>(std::ceil(static_cast<double>(min_p) * kWeightScale));
-  const uint64_t random = philox(static_cast<uint64_t>(at(p.seed, row)), static_cast<uint64_t>(at(p.step, row)));
+  const auto seed = static_cast<uint64_t>(at(p.seed, row)), step = static_cast<uint64_t>(at(p.step, row));
+  if (p.noise == Noise::race) return race(c.keys, c.positions, s.weights, c.count, least, floor, seed, step);
+  const uint64_t random = philox(seed, step);
   const int64_t i = draw(c.keys, s.weights, c.count, least, floor, random, s.blocks);
   return c.positions == nullptr ? i : c.positions[i];
 }

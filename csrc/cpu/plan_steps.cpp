@@ -35,12 +35,14 @@ int64_t plan_feed(const PlanTables& p, const int64_t* slot_of, const int64_t* st
   return -1;
 }
 
-int64_t plan_draw(const PlanTables& p, const PlanSettings& s, const int64_t* order, int64_t rows,
-                  const DrawParameters& out) {
+int64_t plan_draw(const PlanTables& p, const PlanSettings& s, const int64_t* order, const int64_t* ahead,
+                  int64_t rows, const DrawParameters& out) {
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t slot = order[r];
-    if (slot < 0 || slot >= p.slots || p.drawn[slot] >= p.draws) return r;
-    const int64_t draw = slot * p.draws + p.drawn[slot], kind = slot * s.kinds + s.draw_kind[draw];
+    if (slot < 0 || slot >= p.slots) return r;
+    const int64_t next = p.drawn[slot] + (ahead == nullptr ? 0 : ahead[r]);
+    if (next < 0 || next >= p.draws) return r;
+    const int64_t draw = slot * p.draws + next, kind = slot * s.kinds + s.draw_kind[draw];
     const int64_t step = p.draw_step[draw];
     const bool guided = s.guidance_from[slot] <= step && step < s.guidance_until[slot];
     out.step[r] = step;

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from illume_fast.engine.cache import PagedCache
+from illume_fast.engine.plan import Ranges
 from illume_fast.engine.scheduler import Row
 from illume_fast.engine.step import Buffers, Group, Shape
 from illume_fast.engine.tables import Tables
@@ -98,28 +99,24 @@ class Batch:
 
     def _grouped(self, groups_of: Ints) -> Shape:
         b, tables = self._buffers, self._tables
-        kinds = np.unique(groups_of)
-        members = [np.flatnonzero(groups_of == kind) for kind in kinds]
-        groups = tuple(
-            Group(tables.ranges[kind], self._round(len(rows)), bool(self._guided[rows].any()))
-            for kind, rows in zip(kinds, members, strict=True)
+        groups = laid_out(
+            groups_of,
+            self._guided,
+            tables.ranges,
+            self._round,
+            (
+                (b.order, self.slots, tables.filler),
+                (b.conditional, np.arange(len(self.rows)), 0),
+                (b.unconditional, self._unconditional_of, 0),
+            ),
         )
-        every = self._guided.all() or not self._guided.any()
-        in_order = len(groups) == 1 and groups[0].count == len(self.rows) and bool(every)
-        order, conditional, unconditional = (
-            np.concatenate([_padded(values[rows], g.count, fill) for rows, g in zip(members, groups, strict=True)])
-            for values, fill in (
-                (self.slots, tables.filler),
-                (np.arange(len(self.rows)), 0),
-                (self._unconditional_of, 0),
-            )
-        )
-        b.order[: len(order)].copy_(_tensor(order), non_blocking=True)
-        if not in_order:
-            b.conditional[: len(order)].copy_(_tensor(conditional), non_blocking=True)
-            b.unconditional[: len(order)].copy_(_tensor(unconditional), non_blocking=True)
         streams = self._conditional + self._unconditional
+        in_order = self._in_order(groups, len(self.rows))
         return Shape(self._conditional, self._unconditional, streams, False, groups, in_order, self._pages)
+
+    def _in_order(self, groups: Sequence[Group], draws: int) -> bool:
+        every = self._guided.all() or not self._guided.any()
+        return len(groups) == 1 and groups[0].count == draws and bool(every)
 
     def spread(self, conditional: Tensor, unconditional: Tensor | None) -> Tensor:
         """Hidden states of the rows' branches -> [streams, H], in the order of the streams, filled up with zeros."""
@@ -128,6 +125,30 @@ class Batch:
         if unconditional is not None:
             hidden[self._conditional : self._conditional + len(unconditional)] = unconditional
         return hidden
+
+
+def laid_out(
+    kinds: Ints,
+    guided: NDArray[np.bool_],
+    ranges: Sequence[Ranges],
+    rounding: Rounding,
+    targets: Sequence[tuple[Tensor, Ints, int]],
+) -> tuple[Group, ...]:
+    """Group draws that are made from the same ids, and write into each target its values in that order, filled up.
+
+    `kinds` [draws] names the ranges of each draw; a target is (buffer, values [draws], what fills a group up).
+    """
+    present = np.unique(kinds)
+    members = [np.flatnonzero(kinds == kind) for kind in present]
+    groups = tuple(
+        Group(ranges[kind], rounding(len(draws)), bool(guided[draws].any()))
+        for kind, draws in zip(present, members, strict=True)
+    )
+    for buffer, values, fill in targets:
+        placed = [_padded(values[draws], g.count, fill) for draws, g in zip(members, groups, strict=True)]
+        line = np.concatenate(placed)
+        buffer[: len(line)].copy_(_tensor(line), non_blocking=True)
+    return groups
 
 
 def _padded(values: Ints, count: int, fill: int) -> Ints:

@@ -12,6 +12,7 @@ from illume_fast.engine.graphs import Graphs
 from illume_fast.engine.invariance import products_of, row_multiple
 from illume_fast.engine.request import GenerativeModel, OnPartial, OnStep, Request, Result, Segment
 from illume_fast.engine.run import Machine, Run
+from illume_fast.engine.speculation import Speculation
 from illume_fast.engine.step import Buffers
 from illume_fast.engine.tables import Tables
 
@@ -27,6 +28,11 @@ class EngineConfig:
     `invariant`, batches are filled up so that a row's bits do not depend on its neighbours (see `invariance`); this
     costs up to seven idle rows in a step and changes nothing from eight streams on. With `graphs` steps are recorded
     and replayed (see `graphs`): None does so where it can be done, True raises RuntimeError where it cannot.
+
+    With `speculative`, a row makes up to that many draws in a step and keeps those that are sure (see `speculation`);
+    None, 0 and 1 are off. Answers are the same whether a step guesses or not, but others than without speculation,
+    since their noise is that of a race. Steps guess only while they feed at most `speculative_tokens` drafts and last
+    ids, both branches of guidance counted: beyond, guessing costs more than it gains.
     """
 
     max_batch: int = 64
@@ -35,11 +41,16 @@ class EngineConfig:
     read_tokens: int = 1024
     invariant: bool = True
     graphs: bool | None = None
+    speculative: int | None = None
+    speculative_tokens: int = 16
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "page_size", "read_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"EngineConfig.{name}: must be at least 1, got {getattr(self, name)}")
+        for name in ("speculative", "speculative_tokens"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"EngineConfig.{name}: must not be negative, got {getattr(self, name)}")
         if self.cache_tokens is not None and self.cache_tokens < 1:
             raise ValueError(f"EngineConfig.cache_tokens: must be at least 1, got {self.cache_tokens}")
 
@@ -66,10 +77,11 @@ class Engine:
         pages = -(-tokens // self.config.page_size) + 1
         self.row_multiple = 1
         if self.config.invariant:
-            most = max(2 * self.config.max_batch, self.config.read_tokens)
+            most = max(2 * self.config.max_batch, self.config.read_tokens, self.config.speculative_tokens)
             self.row_multiple = row_multiple(products_of(model.decoder, head), most)
         self.cache = PagedCache(shape, pages, self.config.page_size, self.dtype, self.device)
         self.graphs = Graphs(self.device, self.config.graphs)
+        self.speculation: Speculation | None = None
         self._machine = self._build()
         self._run: Run | None = None
         self._weights: list[tuple[int, int]] | None = None
@@ -78,7 +90,12 @@ class Engine:
         config, cache = self.config, self.cache
         rounding = partial(filled_up, multiple=self.row_multiple, few_sizes=self.device.type == "cuda")
         rows = rounding(config.max_batch)
-        places = rows + config.max_batch * rounding(1)  # at worst each row is a group of its own
+        draws = max(config.max_batch, config.speculative_tokens if config.speculative else 0)
+        places = rounding(draws) + draws * rounding(1)  # at worst each draw is a group of its own
+        if config.speculative is not None and config.speculative > 1:
+            self.speculation = Speculation(
+                config.speculative, config.speculative_tokens, config.max_batch, places, self.device
+            )
         longest = min(self.model.decoder.config.max_position_embeddings, cache.capacity * config.page_size)
         return Machine(
             model=self.model,
@@ -91,6 +108,8 @@ class Engine:
             read_tokens=config.read_tokens,
             row_multiple=self.row_multiple,
             lags=self.device.type == "cuda",
+            noise="inverse" if self.speculation is None else "race",
+            speculation=self.speculation,
         )
 
     def generate(

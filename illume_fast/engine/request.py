@@ -252,13 +252,18 @@ class Partial:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run of the engine stands after a step: running totals, and what this step held."""
+    """Where a run of the engine stands after a step: running totals, and what this step held.
+
+    `accepted` are the draws that a row keeps in a step that guesses ahead, averaged over the engine's life; None before
+    there was such a step.
+    """
 
     step: int
     active: int
     waiting: int
     drawn: int
     finished: int
+    accepted: float | None = None
 
 
 OnStep = Callable[[Progress], None]

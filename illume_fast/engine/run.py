@@ -8,7 +8,7 @@ has been launched: a row with stop ids has drawn once more by then, which is cut
 looked at at once, since its next draw depends on it; and the ids of an answer to be kept are waited for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,10 +20,11 @@ from illume_fast.engine import step
 from illume_fast.engine.batch import Batch, Rounding
 from illume_fast.engine.cache import PagedCache, PromptStore
 from illume_fast.engine.graphs import Graphs
-from illume_fast.engine.handover import Handover
+from illume_fast.engine.handover import Handover, Seen
 from illume_fast.engine.reading import read_batch
 from illume_fast.engine.request import GenerativeModel, OnPartial, OnStep, Partial, Progress, Request, Result
 from illume_fast.engine.scheduler import Row, Scheduler
+from illume_fast.engine.speculation import Speculation, Taken, Window, decode_ahead
 from illume_fast.engine.tables import Ints, Tables
 
 
@@ -41,6 +42,8 @@ class Machine:
     read_tokens: int
     row_multiple: int
     lags: bool
+    noise: str
+    speculation: Speculation | None
 
 
 class Run:
@@ -116,7 +119,7 @@ class Run:
         # the copies of an earlier step, while the device works at this one
         late = self._arrived()
         if batch is not None:
-            self._count(batch, batch.looked_at)
+            self._count(batch, batch.looked_at, batch.taken() if isinstance(batch, Window) else None)
         joined = self.scheduler.activate()
         if joined:
             self._draw_first(joined)
@@ -147,7 +150,7 @@ class Run:
             [row.prompts[b].last_hidden for row in rows if b < len(row.prompts)] for b in (0, 1)
         )
         hidden = batch.spread(_stacked(conditional), _stacked(unconditional) if unconditional else None)
-        step.draw(m.model.head, m.tables, m.buffers, batch.first_shape(), hidden)
+        step.draw(m.model.head, m.tables, m.buffers, batch.first_shape(), hidden, m.noise)
         # a look at every row tells a broken model before a whole answer was drawn
         self._count(batch, range(len(rows)))
 
@@ -157,28 +160,48 @@ class Run:
         if not self.scheduler.active:
             return None
         if self.batch is None:
-            self.batch = self._batch_of(tuple(self.scheduler.active))
-        shape = self.batch.shape()
-        m.graphs.run(shape, partial(step.decode, m.model, m.tables, m.buffers, m.cache, shape))
-        return self.batch
+            self.batch = self._decoding_batch(tuple(self.scheduler.active))
+        batch, shape = self.batch, self.batch.shape()
+        if isinstance(batch, Window) and m.speculation is not None:
+            guess = partial(decode_ahead, m.model, m.tables, m.buffers, m.speculation, m.cache, shape, m.noise)
+            m.graphs.run(shape, guess)
+        else:
+            m.graphs.run(shape, partial(step.decode, m.model, m.tables, m.buffers, m.cache, shape, m.noise))
+        return batch
+
+    def _decoding_batch(self, rows: Sequence[Row]) -> Batch:
+        m = self.machine
+        if m.speculation is not None and m.speculation.pays(rows):
+            return Window(rows, m.tables, m.buffers, m.cache, m.rounding, m.speculation)
+        return self._batch_of(rows)
 
     def _batch_of(self, rows: Sequence[Row]) -> Batch:
         m = self.machine
         return Batch(rows, m.tables, m.buffers, m.cache, m.rounding)
 
-    def _count(self, batch: Batch, look: Sequence[int]) -> None:
-        """Note that the rows have drawn once more, look at those in `look`, and let those that are through leave."""
+    def _count(self, batch: Batch, look: Sequence[int], taken: Taken | None = None) -> None:
+        """Note what the rows have drawn, look at those in `look`, and let those that are through leave.
+
+        Each row has made one draw, or those that are `taken`, at which everybody has looked already.
+        """
         tables, rows = self.machine.tables, batch.rows
-        tables.drawn[batch.slots] += 1
-        self.drawn += len(rows)
-        self._look([rows[r] for r in look if not rows[r].left])
-        drawn = tables.drawn[batch.slots]
-        ended = [r for r in np.flatnonzero(drawn == tables.draws[batch.slots]).tolist() if not rows[r].left]
+        left = {r for r, row in enumerate(rows) if row.left}
+        before = tables.drawn[batch.slots]
+        drawn = before + (1 if taken is None else taken.counts)
+        tables.drawn[batch.slots] = drawn
+        self.drawn += int((drawn - before).sum())
+        if taken is None:
+            self._look([rows[r] for r in look if r not in left])
+        else:
+            self._act_on(zip(rows, drawn.tolist(), taken.latest, strict=True))
+        through = np.flatnonzero(drawn == tables.draws[batch.slots]).tolist()
         if self._on_partial is not None:
-            self._tell(batch, drawn, ended)
-        for r in ended:
-            self._leave(rows[r], int(drawn[r]))
-        for r in np.flatnonzero(drawn == tables.guided_draws[batch.slots]).tolist():
+            self._tell(batch, before, drawn, left, through)
+        for r in through:
+            if not rows[r].left:
+                self._leave(rows[r], int(drawn[r]))
+        guided = tables.guided_draws[batch.slots]
+        for r in np.flatnonzero((before < guided) & (guided <= drawn)).tolist():
             if not rows[r].left:
                 self.scheduler.end_guidance(rows[r])
                 self.batch = None
@@ -189,11 +212,11 @@ class Run:
         now = [row for row in rows if not lags or row.plan.inserts]
         if now:
             self.handover.look(now)
-            self._act_on_looks()
+            self._act_on(self.handover.seen())
         self.handover.look([row for row in rows if lags and not row.plan.inserts])
 
-    def _act_on_looks(self) -> None:
-        for row, draws, token in self.handover.seen():
+    def _act_on(self, seen: Iterable[Seen]) -> None:
+        for row, draws, token in seen:
             if row.left:
                 continue
             if token < 0 or token in row.plan.stop_ids:
@@ -204,7 +227,7 @@ class Run:
     def _arrived(self) -> list[Result]:
         """Results that were on their way; and act on what was looked at before."""
         results = self.handover.results()
-        self._act_on_looks()
+        self._act_on(self.handover.seen())
         self.finished += len(results)
         return results
 
@@ -215,13 +238,16 @@ class Run:
         tables.splice(row)
         self.batch = None
 
-    def _tell(self, batch: Batch, drawn: Ints, ended: Sequence[int]) -> None:
+    def _tell(self, batch: Batch, before: Ints, drawn: Ints, left: Collection[int], through: Collection[int]) -> None:
         assert self._on_partial is not None
+        tables = self.machine.tables
         for r, row in enumerate(batch.rows):
             every = row.request.partial_every
-            if every and drawn[r] % every == 0 and r not in ended and not row.left:
-                tables = self.machine.tables
-                ids = tables.answers[row.slot, : int(tables.step_of[row.slot, drawn[r]])].cpu().clone()
+            if not every or r in left:
+                continue
+            under_way = not row.left and r not in through
+            for draws in range(before[r] // every * every + every, drawn[r] + under_way, every):
+                ids = tables.answers[row.slot, : int(tables.step_of[row.slot, draws])].cpu().clone()
                 self._on_partial(Partial(request=row.request, sample=row.sample, ids=ids))
 
     def _leave(self, row: Row, draws: int) -> None:
@@ -241,7 +267,9 @@ class Run:
 
     def _progress(self) -> Progress:
         scheduler = self.scheduler
-        return Progress(self.steps, len(scheduler.active), len(scheduler.waiting), self.drawn, self.finished)
+        speculation = self.machine.speculation
+        accepted = None if speculation is None else speculation.accepted_per_step
+        return Progress(self.steps, len(scheduler.active), len(scheduler.waiting), self.drawn, self.finished, accepted)
 
 
 def _stacked(hidden: Sequence[Tensor | None]) -> Tensor:

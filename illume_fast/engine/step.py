@@ -35,7 +35,8 @@ class Shape:
 
     Streams are conditional ones, one for each row, then unconditional ones; both numbers and `tokens` include what
     fills the batch up. With `runs`, some stream brings several tokens. `in_order`: the rows are one group, all guided
-    or none, in the order of their streams. `pages`: the columns of the page table that the step sees.
+    or none, in the order of their streams. `pages`: the columns of the page table that the step sees. Each row makes
+    `width` draws, one behind the other, from as many hidden states of each of its streams.
     """
 
     conditional: int
@@ -45,6 +46,7 @@ class Shape:
     groups: tuple[Group, ...]
     in_order: bool
     pages: int
+    width: int = 1
 
     @property
     def streams(self) -> int:
@@ -56,7 +58,7 @@ class Buffers:
 
     `slot_of` and `start` [streams]: the slot a stream draws for, and its position of the answer's step 0. `page_table`
     int32 [streams + 1, max_pages], the last row being the filler's. By group, each filled up: `order` [places] (slots),
-    `conditional` and `unconditional` [places], each row's streams.
+    `conditional` and `unconditional` [places], each row's streams (their hidden states, where they have several).
     """
 
     def __init__(self, rows: int, places: int, max_pages: int, scratch: int, device: torch.device) -> None:
@@ -75,7 +77,9 @@ class Buffers:
 
 
 @torch.no_grad()
-def decode(model: GenerativeModel, tables: Tables, buffers: Buffers, cache: PagedCache, shape: Shape) -> None:
+def decode(
+    model: GenerativeModel, tables: Tables, buffers: Buffers, cache: PagedCache, shape: Shape, noise: str
+) -> None:
     """Feed every stream what stands between its last draw and its next, and make that draw for every row."""
     ids, positions, stream_of, last = plan_feed(
         tables.answers,
@@ -90,12 +94,26 @@ def decode(model: GenerativeModel, tables: Tables, buffers: Buffers, cache: Page
     rows = stream_of if shape.runs else None
     attend = PagedAttention(cache.k, cache.v, buffers.page_table[:, : shape.pages], rows, positions)
     hidden = model.decoder(model.embed(ids), positions, attend)
-    draw(model.head, tables, buffers, shape, gather_rows(hidden, last) if shape.runs else hidden)
+    draw(model.head, tables, buffers, shape, gather_rows(hidden, last) if shape.runs else hidden, noise)
 
 
 @torch.no_grad()
-def draw(head: Head, tables: Tables, buffers: Buffers, shape: Shape, hidden: Tensor) -> None:
+def draw(head: Head, tables: Tables, buffers: Buffers, shape: Shape, hidden: Tensor, noise: str) -> None:
     """Draw for every row from hidden states [streams, H], ordered as the shape says, and write it down."""
+    for own, ids in draws_of(head, tables, buffers, shape, hidden, noise):
+        plan_record(tables.answers, tables.draw_step, tables.drawn_there, buffers.order[own], ids, tables.latest)
+
+
+def draws_of(
+    head: Head,
+    tables: Tables,
+    buffers: Buffers,
+    shape: Shape,
+    hidden: Tensor,
+    noise: str,
+    ahead: Tensor | None = None,
+) -> list[tuple[slice, Tensor]]:
+    """What the places of each group draw from hidden states [streams * width, H]; `ahead` [places] as `plan_draw`."""
     if head.prepare is not None:
         hidden = head.prepare(hidden)
     rows = sum(group.count for group in shape.groups)
@@ -114,6 +132,7 @@ def draw(head: Head, tables: Tables, buffers: Buffers, shape: Shape, hidden: Ten
         tables.guidance_from,
         tables.guidance_until,
         tables.seed,
+        None if ahead is None else ahead[:rows],
     )
     drawn, end = [], 0
     for group in shape.groups:
@@ -132,15 +151,16 @@ def draw(head: Head, tables: Tables, buffers: Buffers, shape: Shape, hidden: Ten
             seed=seed[own],
             step=step[own],
             bias=head.bias,
+            noise=noise,
         )
         drawn.append((own, ids))
-    for own, ids in drawn:
-        plan_record(tables.answers, tables.draw_step, tables.drawn_there, order[own], ids, tables.latest)
+    return drawn
 
 
 def _branches(hidden: Tensor, buffers: Buffers, shape: Shape, group: Group, own: slice) -> tuple[Tensor, Tensor | None]:
     if shape.in_order:
-        guided = hidden[shape.conditional : shape.conditional + group.count] if group.guided else None
+        first = shape.conditional * shape.width
+        guided = hidden[first : first + group.count] if group.guided else None
         return hidden[: group.count], guided
     unconditional = gather_rows(hidden, buffers.unconditional[own]) if group.guided else None
     return gather_rows(hidden, buffers.conditional[own]), unconditional

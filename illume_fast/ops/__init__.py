@@ -17,6 +17,7 @@ from illume_fast.ops.linear_cross_entropy import cross_entropy_within_ranges, li
 from illume_fast.ops.nearest_code import PackedCodebook, nearest_code
 from illume_fast.ops.paged_append import paged_append
 from illume_fast.ops.paged_attention import paged_attention, paged_prefill_attention
+from illume_fast.ops.plan_ahead import plan_accept, plan_feed_ahead, plan_note
 from illume_fast.ops.plan_steps import plan_draw, plan_feed, plan_record
 from illume_fast.ops.qkv_linear import qkv_linear
 from illume_fast.ops.quantize import quantize
@@ -43,8 +44,11 @@ __all__ = [
     "paged_append",
     "paged_attention",
     "paged_prefill_attention",
+    "plan_accept",
     "plan_draw",
     "plan_feed",
+    "plan_feed_ahead",
+    "plan_note",
     "plan_record",
     "qkv_linear",
     "quantize",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from illume_fast.kernels.cpu import cfg_head_sample as cpu
 from illume_fast.kernels.cuda import cfg_head_sample as cuda
-from illume_fast.ops.cfg_sample import DTYPES, cfg_sample_reference, check_rows, split
+from illume_fast.ops.cfg_sample import DTYPES, cfg_sample_reference, check_noise, check_rows, split
 from illume_fast.ops.dispatch import Backend, declare
 
 
@@ -35,6 +35,7 @@ def cfg_head_sample_reference(
     step_rows: Tensor | None,
     bias: Tensor | None = None,
     holes: list[int] | None = None,
+    noise: str = "inverse",
 ) -> Tensor:
     """What `cfg_head_sample` calls, for one range of ids and with the parameters of `cfg_sample_reference`."""
     hidden = hidden_cond
@@ -50,7 +51,7 @@ def cfg_head_sample_reference(
     filter_rows = (temperature_rows, top_k_rows, top_p_rows, min_p_rows, seed_rows, step_rows)
     for start, end in _pairs(holes):
         logits[:, start - lo : end - lo] = -torch.inf
-    ids = cfg_sample_reference(logits, None, 1.0, *filters, None, *filter_rows)
+    ids = cfg_sample_reference(logits, None, 1.0, *filters, None, *filter_rows, noise)
     return torch.where(ids < 0, ids, ids + lo)
 
 
@@ -62,7 +63,7 @@ def _check(
     hi: int,
     *others: Any,
 ) -> None:
-    parameters, bias, holes = others[:-2], *others[-2:]
+    parameters, bias, holes, noise = others[:-3], *others[-3:]
     name = "cfg_head_sample"
     if hidden_cond.dim() != 2 or weight.dim() != 2 or hidden_cond.shape[1] != weight.shape[1]:
         shapes = f"{tuple(hidden_cond.shape)} and {tuple(weight.shape)}"
@@ -86,6 +87,7 @@ def _check(
     for start, end in _pairs(holes):
         if not lo <= start <= end <= hi:
             raise RuntimeError(f"{name}: rows {start} to {end} are to be left out of ({lo}, {hi})")
+    check_noise(name, noise)
     check_rows(name, hidden_cond, tuple(parameters[7:]))
 
 
@@ -117,6 +119,7 @@ def cfg_head_sample(
     seed: int | Tensor,
     step: int | Tensor,
     bias: Tensor | None = None,
+    noise: str = "inverse",
 ) -> Tensor:
     """Draw one id per row from `weight[lo:hi] @ hidden`, hidden states mixed by guidance in float32 beforehand.
 
@@ -124,7 +127,7 @@ def cfg_head_sample(
     one dtype; the mix is rounded to it, and so are the logits. `rows` = (lo, hi) are the ids that may be drawn; or
     several such ranges, ascending and disjoint; or an integer tensor [B, 2] with one for each row, which is read on the
     host and whose equal ranges share a product (not for compiled code). The parameters, the rule of the draw and the
-    bad rows are those of `cfg_sample`.
+    bad rows are those of `cfg_sample`; in a race ids are counted from the lowest that may be drawn.
 
     Returns int64 [B], ids of the whole vocabulary, -1 for bad rows.
     """
@@ -140,7 +143,7 @@ def cfg_head_sample(
     numbers, per_row = split("cfg_head_sample", hidden_uncond is not None, values)
     if not isinstance(rows, Tensor):
         lo, hi, holes = _hull(rows)
-        return cfg_head_sample_op(hidden_cond, hidden_uncond, weight, lo, hi, *numbers, *per_row, bias, holes)
+        return cfg_head_sample_op(hidden_cond, hidden_uncond, weight, lo, hi, *numbers, *per_row, bias, holes, noise)
     if rows.dtype.is_floating_point or tuple(rows.shape) != (hidden_cond.shape[0], 2):
         shape = f"[{hidden_cond.shape[0]}, 2]"
         raise RuntimeError(f"cfg_head_sample: rows is {rows.dtype} {tuple(rows.shape)}, it must be integers {shape}")
@@ -159,6 +162,8 @@ def cfg_head_sample(
             *numbers,
             *(None if r is None else r[index] for r in per_row),
             bias,
+            None,
+            noise,
         )
     return ids
 

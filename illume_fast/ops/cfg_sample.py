@@ -13,8 +13,16 @@ The rule, for one row and in this order (`cfg_sample_reference` is the same in t
 5. Top-p: a token stays while the mass of the tokens with a larger z is at most top_p of the mass left by top-k. Equals
    stay or go together, and the best always stays. 1 is off.
 6. Min-p: a token stays while w >= min_p, that is while its probability is at least min_p of the largest. 0 is off.
-7. Draw: with r the first two words of Philox 4x32-10 (key: seed, counter: step) as a 64-bit number and W the mass left,
-   the answer is the first token, by id, at which the running mass exceeds floor(r * W / 2**64).
+7. Draw, noise "inverse": with r the first two words of Philox 4x32-10 (key: seed, counter: step) as a 64-bit number and
+   W the mass left, the answer is the first token, by id, at which the running mass exceeds floor(r * W / 2**64).
+   Noise "race": each token i has a number of its own, u = (r // 2**11 + 1) / 2**53 in (0, 1], with r from the counter's
+   words (step low, step high, i, 1); the answer is the token with the least -log(u) / w in float64, the lowest id of
+   equals. Backends may differ where two of these agree to their last bits.
+
+Both draw from the same distribution. With one number a row, two rows of nearly the same logits and the same noise draw
+different tokens as soon as a cumulative sum has moved a little; in a race they agree unless the winner's own chances
+have changed (an exponential race, the same as the maximum of Gumbel noise and logits: Maddison, Tarlow and Minka,
+A* Sampling, 2014). That is what guessing ahead needs; `inverse` costs less.
 
 A bad row, a row without a finite z, and a row whose per-row parameter is out of range answer -1.
 """
@@ -26,6 +34,7 @@ from torch import Tensor
 
 from illume_fast.kernels.cpu import cfg_sample as cpu
 from illume_fast.kernels.cuda import cfg_sample as cuda
+from illume_fast.kernels.cuda.cfg_sample import declines_race
 from illume_fast.kernels.triton import declines as declines_triton
 from illume_fast.kernels.triton import lazily
 from illume_fast.ops.dispatch import Backend, declare
@@ -33,6 +42,7 @@ from illume_fast.ops.philox import philox, scaled
 
 MAX_VOCABULARY = 1 << 21  # so that sums of weights fit in 62 bits
 WEIGHT_SCALE = float(1 << 40)
+NOISES = ("inverse", "race")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # a parameter is a number, and a tensor that takes its place where it is not None
@@ -57,6 +67,7 @@ def cfg_sample_reference(
     min_p_rows: Tensor | None,
     seed_rows: Tensor | None,
     step_rows: Tensor | None,
+    noise: str = "inverse",
 ) -> Tensor:
     """What `cfg_sample` calls, every parameter twice: a number, and per-row values (or None) that replace it."""
     rows, size = cond.shape
@@ -95,10 +106,23 @@ def cfg_sample_reference(
     limit = (p.double() * mass.sum(1).double()).floor().long()[:, None]
     stays = ((before <= limit) | (p >= 1)[:, None]) & (mass.double() >= m.double()[:, None] * WEIGHT_SCALE)
 
-    running = torch.where(stays, mass, 0).cumsum(1)
-    low, high, _, _ = philox(key, counter)
-    drawn = (running > scaled(low, high, running[:, -1])[:, None]).int().argmax(1)
+    mass = torch.where(stays, mass, 0)
+    drawn = _race(mass, key, counter) if noise == "race" else _inverse(mass, key, counter)
     return torch.where(bad, -1, torch.where(t == 0, argmax, drawn))
+
+
+def _inverse(mass: Tensor, key: Tensor, counter: Tensor) -> Tensor:
+    running = mass.cumsum(1)
+    low, high, _, _ = philox(key, counter)
+    return (running > scaled(low, high, running[:, -1])[:, None]).int().argmax(1)
+
+
+def _race(mass: Tensor, key: Tensor, counter: Tensor) -> Tensor:
+    ids = torch.arange(mass.shape[1], device=mass.device)
+    low, high, _, _ = philox(key[:, None], counter[:, None], ids, 1)
+    u = ((high << 21 | low >> 11) + 1).double() * 2.0**-53
+    time = torch.where(mass > 0, -u.log() / mass, torch.inf)
+    return (time == time.amin(1, keepdim=True)).int().argmax(1)
 
 
 def _mixed(cond: Tensor, uncond: Tensor | None, guidance: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +141,8 @@ def _mixed(cond: Tensor, uncond: Tensor | None, guidance: Tensor) -> tuple[Tenso
     return torch.where(broken, torch.inf, z), broken.any(1)
 
 
-def _check(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | None) -> None:
+def _check(cond: Tensor, uncond: Tensor | None, *others: float | Tensor | str | None) -> None:
+    parameters, noise = others[:-1], others[-1]
     if cond.dim() != 2:
         raise RuntimeError(f"cfg_sample: cond has shape {tuple(cond.shape)}, it must be [B, V]")
     if cond.dtype not in DTYPES:
@@ -131,10 +156,17 @@ def _check(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | No
             raise RuntimeError(f"cfg_sample: dtypes {cond.dtype} and {uncond.dtype} differ")
         if uncond.device != cond.device:
             raise RuntimeError(f"cfg_sample: devices {cond.device} and {uncond.device} differ")
+    check_noise("cfg_sample", noise)
     check_rows("cfg_sample", cond, parameters[len(_NAMES) :])
 
 
-def check_rows(op: str, like: Tensor, rows: tuple[float | Tensor | None, ...]) -> None:
+def check_noise(op: str, noise: object) -> None:
+    """Raise unless `noise` is one of `NOISES`."""
+    if noise not in NOISES:
+        raise RuntimeError(f"{op}: noise is {noise!r}, it must be one of {', '.join(NOISES)}")
+
+
+def check_rows(op: str, like: Tensor, rows: tuple[float | Tensor | str | None, ...]) -> None:
     """Raise unless every tensor of `rows`, per-row parameters in the order of the op, fits `like` [B, ...]."""
     for name, values in zip(_NAMES, rows, strict=True):
         if values is None or not isinstance(values, Tensor):
@@ -152,7 +184,7 @@ cfg_sample_op = declare(
     cfg_sample_reference,
     Backend("cpu", cpu.run, cpu.declines),
     Backend("cuda", cuda.run, cuda.declines),
-    Backend("triton", lazily("cfg_sample"), lambda cond, *rest: declines_triton(cond)),
+    Backend("triton", lazily("cfg_sample"), lambda cond, *rest: declines_race(*rest) or declines_triton(cond)),
     check=_check,
     fake=lambda cond, *rest: cond.new_empty(cond.shape[0], dtype=torch.int64),
 )
@@ -217,13 +249,15 @@ def cfg_sample(
     min_p: float | Tensor = 0.0,
     seed: int | Tensor,
     step: int | Tensor,
+    noise: str = "inverse",
 ) -> Tensor:
     """Mix two branches of logits by classifier-free guidance, filter, and draw one id per row.
 
     `cond` and `uncond` are [B, V] in float32, bfloat16 or float16, any strides; `uncond` None needs guidance 1. Each
     parameter is a number or a tensor [B]: guidance finite; temperature >= 0, 0 being argmax; top_k >= 0, 0 being off;
     top_p and min_p in [0, 1]; seed and step any 64-bit integers. The module's docstring gives the exact rule. A row's
-    draw depends on its logits, parameters, seed and step alone, never on its place or company.
+    draw depends on its logits, parameters, seed and step alone, never on its place or company. `noise` ("inverse" or
+    "race") says what is random about it: neither changes the distribution, both change what is drawn.
 
     Returns int64 [B]; -1 for rows with NaN, +inf or no finite logit, or with a parameter out of range in a tensor. A
     number out of range raises ValueError.
@@ -241,4 +275,4 @@ def cfg_sample(
             "step": step,
         },
     )
-    return cfg_sample_op(cond, uncond, *numbers, *rows)
+    return cfg_sample_op(cond, uncond, *numbers, *rows, noise)

@@ -8,15 +8,17 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
-def philox(key: Tensor, counter: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(
+    key: Tensor, counter: Tensor, third: Tensor | None = None, fourth: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four 32-bit words of each (key, counter), int64 of the same shape, each in [0, 2**32).
 
     `key` and `counter` are int64 bit patterns: the key's two words are its halves, low first; the counter's are the low
-    and high half of `counter`, then two zeros.
+    and high half of `counter`, then `third` (words as int64, zero where None) and `fourth`. The three broadcast.
     """
     k0, k1 = key & _WORD, (key >> 32) & _WORD
     c0, c1 = counter & _WORD, (counter >> 32) & _WORD
-    c2, c3 = torch.zeros_like(c0), torch.zeros_like(c0)
+    c2, c3 = torch.zeros_like(c0) if third is None else third, torch.full_like(c0, fourth)
     for _ in range(10):
         # a product of two words wraps in int64, which leaves its 64 bits as they should be
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]

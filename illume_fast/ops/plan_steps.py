@@ -66,8 +66,9 @@ def plan_draw_reference(
     guidance_from: Tensor,
     guidance_until: Tensor,
     seed: Tensor,
+    ahead: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """How the next draw of each slot in `order` [R] is made.
+    """How a draw of each slot in `order` [R] is made: the next one, or with `ahead` [R] that many draws behind it.
 
     `draw_kind` [slots, draws] says which of a slot's settings [slots, kinds] a draw takes (`temperature`, `top_p`,
     `min_p` and `guidance` float32, `top_k` int64). Guidance holds from step `guidance_from` until before step
@@ -75,9 +76,9 @@ def plan_draw_reference(
     top_p, min_p.
 
     Raises:
-        RuntimeError: a slot has no draw left (only told on a CPU).
+        RuntimeError: a slot has no such draw (only told on a CPU).
     """
-    at = drawn[order]
+    at = drawn[order] if ahead is None else drawn[order] + ahead
     step, kind = draw_step[order, at], draw_kind[order, at]
     guided = (guidance_from[order] <= step) & (step < guidance_until[order])
     scale = torch.where(guided, guidance[order, kind], 1.0)
@@ -103,7 +104,8 @@ def plan_record_reference(
     drawn.index_add_(0, order, own.long())
 
 
-def _check(op: str, answers: Tensor, draw_step: Tensor, drawn: Tensor, *lists: Tensor) -> None:
+def check_tables(op: str, answers: Tensor, draw_step: Tensor, drawn: Tensor, *lists: Tensor) -> None:
+    """Raise unless the tables fit each other, and `lists` are equally long."""
     slots = answers.shape[0]
     if answers.dim() != 2 or draw_step.dim() != 2 or draw_step.shape[0] != slots or drawn.shape != (slots,):
         shapes = ", ".join(str(tuple(t.shape)) for t in (answers, draw_step, drawn))
@@ -121,13 +123,14 @@ def _check(op: str, answers: Tensor, draw_step: Tensor, drawn: Tensor, *lists: T
 def _check_feed(
     answers: Tensor, draw_step: Tensor, drawn: Tensor, slot_of: Tensor, start: Tensor, *numbers: int
 ) -> None:
-    _check("plan_feed", answers, draw_step, drawn, slot_of, start)
+    check_tables("plan_feed", answers, draw_step, drawn, slot_of, start)
     if len(slot_of) == 0 or numbers[2] < len(slot_of):
         raise RuntimeError(f"plan_feed: {numbers[2]} tokens for {len(slot_of)} streams; each needs one at least")
 
 
-def _check_draw(answers: Tensor, draw_step: Tensor, drawn: Tensor, order: Tensor, *settings: Tensor) -> None:
-    _check("plan_draw", answers, draw_step, drawn, order)
+def _check_draw(answers: Tensor, draw_step: Tensor, drawn: Tensor, order: Tensor, *others: Tensor | None) -> None:
+    settings, ahead = [s for s in others[:-1] if s is not None], others[-1]
+    check_tables("plan_draw", answers, draw_step, drawn, order, *(() if ahead is None else (ahead,)))
     kind, *of_kind = settings[:6]
     if kind.shape != draw_step.shape or any(s.shape != of_kind[0].shape or s.dim() != 2 for s in of_kind):
         raise RuntimeError("plan_draw: draw_kind must be [slots, draws], and the sampling settings [slots, kinds]")
@@ -151,7 +154,7 @@ def _feed_cpu(*args: Tensor | int) -> tuple[Tensor, ...]:
     return tuple(outputs)
 
 
-def _draw_cpu(*args: Tensor) -> tuple[Tensor, ...]:
+def _draw_cpu(*args: Tensor | None) -> tuple[Tensor, ...]:
     outputs, bad = cpu.draw(*args)
     _raise("plan_draw", "row", bad)
     return tuple(outputs)
@@ -191,7 +194,7 @@ plan_record = declare(
     plan_record_reference,
     Backend("cpu", _record_cpu, cpu.declines),
     Backend("cuda", cuda.record, cuda.declines),
-    check=lambda answers, draw_step, drawn, order, ids, latest: _check(
+    check=lambda answers, draw_step, drawn, order, ids, latest: check_tables(
         "plan_record", answers, draw_step, drawn, order, ids
     ),
     fake=lambda *args: None,

@@ -18,10 +18,10 @@ def run(
     lo: int,
     hi: int,
     guidance: float,
-    *parameters: float | Tensor | list[int] | None,
+    *parameters: float | Tensor | list[int] | str | None,
 ) -> Tensor:
     filters, guidance_rows, filter_rows = parameters[:6], parameters[6], parameters[7:13]
-    bias, holes = parameters[13:]
+    bias, holes, noise = parameters[13:]
     if isinstance(bias, Tensor):
         bias = bias[lo:hi]
     if hidden_uncond is None:
@@ -32,7 +32,7 @@ def run(
     if holes:
         code, (rows, size) = native.DTYPE_CODES[logits.dtype], logits.shape
         native._C.mask_columns(code, logits.data_ptr(), rows, size, [column - lo for column in holes])
-    return cfg_sample.sample(logits, None, lo, (1.0, *filters), (None, *filter_rows))
+    return cfg_sample.sample(logits, None, lo, (1.0, *filters), (None, *filter_rows), noise)
 
 
 def _mixed(cond: Tensor, uncond: Tensor, dtype: torch.dtype, guidance: float, guidance_rows: object) -> Tensor:

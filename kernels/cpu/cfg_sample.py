@@ -12,16 +12,17 @@ def declines(cond: Tensor, *rest: object) -> str | None:
     return native.declines_cpu(cond)
 
 
-def run(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | None) -> Tensor:
-    return sample(cond, uncond, 0, parameters[:7], parameters[7:])
+def run(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | str | None) -> Tensor:
+    return sample(cond, uncond, 0, parameters[:7], parameters[7:14], parameters[14])
 
 
 def sample(
     cond: Tensor,
     uncond: Tensor | None,
     first: int,
-    numbers: Sequence[float | Tensor | None],
-    per_row: Sequence[float | Tensor | None],
+    numbers: Sequence[float | Tensor | str | None],
+    per_row: Sequence[float | Tensor | str | None],
+    noise: object,
 ) -> Tensor:
     """The draws, when the id of a row's first logit is `first`."""
     rows, size = cond.shape
@@ -43,6 +44,7 @@ def sample(
         size,
         numbers,
         [0 if v is None else v.data_ptr() for v in values],
+        noise == "race",
     ):
         raise MemoryError(f"cfg_sample: no memory to filter rows of {size} logits")
     return out

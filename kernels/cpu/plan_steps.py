@@ -25,7 +25,7 @@ def feed(
     last = torch.empty(len(slot_of), dtype=torch.int64)
     outputs = ids, positions, stream_of, last
     bad = native._C.plan_feed(
-        *_tables(answers, draw_step, drawn),
+        *tables(answers, draw_step, drawn),
         slot_of.data_ptr(),
         start.data_ptr(),
         len(slot_of),
@@ -38,18 +38,20 @@ def feed(
 
 
 def draw(
-    answers: Tensor, draw_step: Tensor, drawn: Tensor, order: Tensor, *settings: Tensor
+    answers: Tensor, draw_step: Tensor, drawn: Tensor, order: Tensor, *others: Tensor | None
 ) -> tuple[list[Tensor], int]:
-    """The parameters of each row, and -1 or the first row without a next draw."""
+    """The parameters of each row, and -1 or the first row without such a draw."""
+    settings, ahead = [s for s in others[:-1] if s is not None], others[-1]
     kinds = settings[1].shape[1]
     wide, narrow = torch.int64, torch.float32
     outputs = [torch.empty(len(order), dtype=dtype) for dtype in (wide, wide, narrow, narrow, wide, narrow, narrow)]
     bad = native._C.plan_draw(
-        *_tables(answers, draw_step, drawn),
+        *tables(answers, draw_step, drawn),
         settings[0].data_ptr(),
         kinds,
         *(setting.data_ptr() for setting in settings[1:]),
         order.data_ptr(),
+        0 if ahead is None else ahead.data_ptr(),
         len(order),
         *(out.data_ptr() for out in outputs),
     )
@@ -59,10 +61,11 @@ def draw(
 def record(answers: Tensor, draw_step: Tensor, drawn: Tensor, order: Tensor, ids: Tensor, latest: Tensor) -> int:
     """-1, or the first row without a next draw; those after it are not written then."""
     return native._C.plan_record(
-        *_tables(answers, draw_step, drawn), order.data_ptr(), ids.data_ptr(), len(order), latest.data_ptr()
+        *tables(answers, draw_step, drawn), order.data_ptr(), ids.data_ptr(), len(order), latest.data_ptr()
     )
 
 
-def _tables(answers: Tensor, draw_step: Tensor, drawn: Tensor) -> tuple[int, ...]:
+def tables(answers: Tensor, draw_step: Tensor, drawn: Tensor) -> tuple[int, ...]:
+    """Addresses and sizes, as the kernels take them."""
     (slots, width), draws = answers.shape, draw_step.shape[1]
     return answers.data_ptr(), width, draw_step.data_ptr(), draws, drawn.data_ptr(), slots

@@ -9,7 +9,7 @@ from illume_fast.kernels.cuda import cfg_sample
 
 
 def declines(hidden_cond: Tensor, hidden_uncond: Tensor | None, weight: Tensor, *rest: object) -> str | None:
-    return native.declines_cuda(hidden_cond, weight)
+    return cfg_sample.declines_race(*rest) or native.declines_cuda(hidden_cond, weight)
 
 
 def run(
@@ -19,10 +19,10 @@ def run(
     lo: int,
     hi: int,
     guidance: float,
-    *parameters: float | Tensor | list[int] | None,
+    *parameters: float | Tensor | list[int] | str | None,
 ) -> Tensor:
     filters, guidance_rows, filter_rows = parameters[:6], parameters[6], parameters[7:13]
-    bias, holes = parameters[13:]
+    bias, holes, _ = parameters[13:]
     if isinstance(bias, Tensor):
         bias = bias[lo:hi]
     if hidden_uncond is None or hidden_cond.numel() == 0:

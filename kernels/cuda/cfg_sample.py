@@ -9,11 +9,16 @@ from illume_fast.kernels import native
 
 
 def declines(cond: Tensor, *rest: object) -> str | None:
-    return native.declines_cuda(cond)
+    return declines_race(*rest) or native.declines_cuda(cond)
+
+
+def declines_race(*rest: object) -> str | None:
+    """Why the last argument, the noise, is none that the kernels for GPUs have."""
+    return "noise 'race' has a CPU kernel alone" if isinstance(rest[-1], str) and rest[-1] == "race" else None
 
 
 def run(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | None) -> Tensor:
-    return sample(cond, uncond, 0, parameters[:7], parameters[7:])
+    return sample(cond, uncond, 0, parameters[:7], parameters[7:14])
 
 
 def sample(

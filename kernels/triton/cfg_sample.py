@@ -21,7 +21,7 @@ _ROUNDING = tl.constexpr(float(1 << 52))  # adding and taking it off rounds a fl
 
 def run(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | None) -> Tensor:
     """The op's arguments; int64 ids [B]."""
-    return sample(cond, uncond, 0, parameters[:7], parameters[7:])
+    return sample(cond, uncond, 0, parameters[:7], parameters[7:14])
 
 
 def sample(

@@ -89,7 +89,7 @@ def test_a_folder_that_may_not_be_written(cli, spawn, small_disk, prompts, tiny_
 
 def test_too_little_memory_shrinks_the_batch(cli, spawn, prompts, tiny_model, tmp_path):
     """A limit on the address space, which the cache of 4 096 pictures at once alone would fill."""
-    limit = 1_300_000_000
+    limit = 1_600_000_000
     common = ("generate", prompts, "--model", tiny_model, "--out")
     process = spawn(
         *(*common, tmp_path / "out", "--batch-size", 4096),

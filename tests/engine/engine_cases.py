@@ -88,7 +88,7 @@ def errors(results: list[Result]) -> dict[str, str]:
 
 
 @torch.no_grad()
-def drawn_plainly(model: CausalLM, request: Request, sample: int = 0) -> list[int]:
+def drawn_plainly(model: CausalLM, request: Request, sample: int = 0, noise: str = "inverse") -> list[int]:
     """A whole forward pass per branch and token, full logits, and `cfg_sample` on the legal ones."""
     ids: list[int] = []
     plan, sampling = request.plan, request.sampling
@@ -103,10 +103,13 @@ def drawn_plainly(model: CausalLM, request: Request, sample: int = 0) -> list[in
         guided = request.guided and sampling.guidance_from <= step < until
         conditional = _last_logits(model, request.prompt, ids)
         unconditional = _last_logits(model, request.unconditional or request.prompt, ids)
-        legal = torch.tensor([i for lo, hi in where.ranges for i in range(lo, hi)])
+        illegal = torch.tensor([not any(lo <= i < hi for lo, hi in where.ranges) for i in range(where.lo, where.hi)])
+        conditional, unconditional = (
+            logits[:, where.lo : where.hi].masked_fill(illegal, -torch.inf) for logits in (conditional, unconditional)
+        )
         drawn = cfg_sample(
-            conditional[:, legal],
-            unconditional[:, legal] if guided else None,
+            conditional,
+            unconditional if guided else None,
             guidance=sampling.guidance_of(settings) if guided else 1.0,
             temperature=settings.temperature,
             top_k=settings.top_k,
@@ -114,8 +117,9 @@ def drawn_plainly(model: CausalLM, request: Request, sample: int = 0) -> list[in
             min_p=settings.min_p,
             seed=sample_seed(request.seed, sample),
             step=step,
+            noise=noise,
         )
-        ids.append(int(legal[drawn]))
+        ids.append(where.lo + int(drawn))
         if ids[-1] in plan.stop_ids:
             break
         if ids[-1] in plan.inserts:

@@ -35,6 +35,20 @@ def test_late_answers_are_the_same(max_batch):
     assert {finish for _, _, finish, _ in late} == {"plan", "stop"}
 
 
+@pytest.mark.parametrize("tokens", [8, 24])
+def test_late_answers_of_steps_that_guess_are_the_same(tokens):
+    """Steps that guess, which are looked at at once, come and go with the number of rows."""
+    model, told = small_model(), {}
+    guesses = {"speculative": 4, "speculative_tokens": tokens, "max_batch": 5}
+    asked = mixed(12, partial_every=1)
+    expected = run(small_engine(model, **guesses), asked)
+    engine = late_engine(model, **guesses)
+    for r in engine.generate(asked, on_partial=lambda p: told.setdefault((p.request.id, p.sample), []).append(p.ids)):
+        assert r.ids.tolist() == expected[r.request.id, r.sample]
+        assert all(torch.equal(part, r.ids[: len(part)]) for part in told[r.request.id, r.sample])
+    assert engine.speculation.row_steps
+
+
 def test_what_is_looked_at_waits_for_the_next_step(monkeypatch):
     engine, steps, asked = late_engine(), [], []
     seen, count = Handover.seen, type(engine.graphs).run

@@ -3,9 +3,12 @@
 import torch
 from random_inputs import Random
 from support import DEVICE
+from test_plan_ahead import Plans as PlansAhead
+from test_plan_ahead import assert_accepted
+from test_plan_ahead import fed_plainly as fed_ahead_plainly
 from test_plan_steps import Plans, fed_plainly, on_device
 
-from illume_fast.ops import gather_rows, plan_draw, plan_feed, plan_record
+from illume_fast.ops import gather_rows, plan_accept, plan_draw, plan_feed, plan_feed_ahead, plan_note, plan_record
 
 
 def check_gather_rows(r: Random) -> None:
@@ -64,3 +67,40 @@ def check_plan_record(r: Random) -> None:
     assert torch.equal(answers.cpu(), plans.answers)
     assert torch.equal(drawn.cpu(), plans.drawn)
     assert torch.equal(latest.cpu()[own], ids[: len(own)])
+
+
+def some_plans_ahead(r: Random) -> PlansAhead:
+    return PlansAhead(r.number(1, 20), r.number(1, 9), seed=r.number(0, 2**30))
+
+
+def check_plan_feed_ahead(r: Random) -> None:
+    plans = some_plans_ahead(r)
+    slot_of = r.integers(0, len(plans.steps), r.number(1, 40)).tolist()
+    start = r.integers(0, 5000, len(slot_of)).tolist()
+    tokens = len(fed_ahead_plainly(plans, slot_of, start, 9, 4, 0)[0][0]) + r.number(0, 9)
+    lists = on_device(slot_of, start)
+    *outputs, last = plan_feed_ahead(*plans.tables, *lists, plans.window.to(DEVICE), plans.width, 77, 16, tokens)
+    expected, ends = fed_ahead_plainly(plans, slot_of, start, 77, 16, tokens)
+    assert [tuple(out.tolist()) for out in outputs] == expected
+    assert last.tolist() == ends
+
+
+def check_plan_note(r: Random) -> None:
+    slots, width = r.number(1, 20), r.number(1, 9)
+    made = r.integers(0, 9, slots * width).view(slots, width)
+    places = torch.randperm(slots * width, generator=r.gen)[: r.number(0, slots * width + 1)]
+    ids = r.integers(-1, 300_000, len(places))
+    actual = made.clone().to(DEVICE)
+    plan_note(actual, *(t.contiguous().to(DEVICE) for t in (places // width, places % width, ids)))
+    made.view(-1)[places] = ids
+    assert torch.equal(actual.cpu(), made)
+
+
+def check_plan_accept(r: Random) -> None:
+    plans = some_plans_ahead(r)
+    slots = len(plans.steps) - 1
+    order = [*torch.randperm(slots, generator=r.gen)[: r.number(0, slots + 1)].tolist(), *[slots] * r.number(0, 4)]
+    answers, steps, drawn = plans.tables
+    made = plans.made.clone().to(DEVICE)
+    plan_accept(answers, steps, drawn, *on_device(order), plans.window.to(DEVICE), made)
+    assert_accepted(plans, order, answers, drawn, made)

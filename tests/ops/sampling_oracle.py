@@ -29,11 +29,11 @@ def mixed(cond, uncond, guidance):
     return c if guidance == 1 else u + guidance * (c - u)
 
 
-def philox(key, counter):
+def philox(key, counter, third=0, fourth=0):
     """Philox 4x32-10 in Python integers: the first two words as one number, the first word low."""
     word = 0xFFFFFFFF
     k = [key & word, key >> 32 & word]
-    c = [counter & word, counter >> 32 & word, 0, 0]
+    c = [counter & word, counter >> 32 & word, third, fourth]
     for _ in range(10):
         p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
         c = [p1 >> 32 ^ c[1] ^ k[0], p1 & word, p0 >> 32 ^ c[3] ^ k[1], p0 & word]
@@ -45,3 +45,12 @@ def drawn(probabilities, seed, step):
     """The id whose running mass first exceeds the row's random number."""
     uniform = philox(seed, step) / 2**64
     return int(np.searchsorted(probabilities.cumsum(), uniform, side="right"))
+
+
+def raced(probabilities, seed, step):
+    """The id that comes first when each has a number of its own."""
+    times = np.full(len(probabilities), np.inf)
+    for i in np.flatnonzero(probabilities):
+        u = ((philox(seed, step, int(i), 1) >> 11) + 1) / 2**53
+        times[i] = -np.log(u) / probabilities[i]
+    return int(times.argmin())

@@ -16,11 +16,15 @@ struct PerRow {
   const T* rows;
 };
 
+// What is random about a draw: one number for the row, or one for each token.
+enum class Noise : int { inverse = 0, race = 1 };
+
 struct SampleParameters {
   PerRow<float> guidance, temperature;
   PerRow<int64_t> top_k;
   PerRow<float> top_p, min_p;
   PerRow<int64_t> seed, step;
+  Noise noise = Noise::inverse;
 };
 
 // cond and uncond (null: no guidance) have `rows` rows of `size` contiguous logits, cond_stride and uncond_stride

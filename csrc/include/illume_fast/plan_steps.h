@@ -51,9 +51,10 @@ struct DrawParameters {
   float* min_p;
 };
 
-// How the next draw of each slot in `order` [rows] is made. Returns -1, or the first row without a next draw.
-int64_t plan_draw(const PlanTables& plan, const PlanSettings& settings, const int64_t* order, int64_t rows,
-                  const DrawParameters& out);
+// How a draw of each slot in `order` [rows] is made: the next one, or that many draws behind it as `ahead` [rows] says, which
+// may be null. Returns -1, or the first row without such a draw.
+int64_t plan_draw(const PlanTables& plan, const PlanSettings& settings, const int64_t* order, const int64_t* ahead,
+                  int64_t rows, const DrawParameters& out);
 
 // Writes the ids drawn by the slots in `order` into their answers and into latest [slots], and counts the draws, except for
 // the last slot's.

@@ -116,7 +116,7 @@ void drawing_and_recording() {
       continue;
     }
     Rows expected;
-    CHECK(plan_draw(plans.tables(), settings, order.get() + r, 1, expected.out()) == -1);
+    CHECK(plan_draw(plans.tables(), settings, order.get() + r, nullptr, 1, expected.out()) == -1);
     CHECK(actual.step[r] == expected.step[0] && actual.seed[r] == expected.seed[0]);
     CHECK(actual.top_k[r] == expected.top_k[0] && actual.temperature[r] == expected.temperature[0]);
     CHECK(actual.top_p[r] == expected.top_p[0] && actual.min_p[r] == expected.min_p[0]);
