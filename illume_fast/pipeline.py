@@ -74,6 +74,9 @@ class IllumePipeline:
         height: int | None = None,
         width: int | None = None,
         guidance_scale: float | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        guidance_from: int = 0,
+        guidance_until: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -90,6 +93,8 @@ class IllumePipeline:
         What is None is the model's default. One seed serves every prompt, several go one to a prompt; without a seed
         one is drawn from `generator` or from torch's global generator. `callback_on_step_end(pipeline, step, timestep,
         {"progress": Progress})` is called after each step of the engine; `timestep` counts unfinished pictures.
+        Guidance leads away from `negative_prompt` (one for all prompts, or one each), or from no prompt at all, at the
+        steps of a picture's tokens from `guidance_from` until before `guidance_until` (None: to the end).
         `on_partial(Draft)` shows pictures while they are drawn, as in `generate_stream`.
 
         Raises:
@@ -100,6 +105,7 @@ class IllumePipeline:
         if not prompts:
             raise InputError("there is no prompt; give one, or a list of them")
         images = _one_each("image", image, len(prompts), Image.Image)
+        negatives = _one_each("negative_prompt", negative_prompt, len(prompts), str)
         if seed is not None and generator is not None:
             raise InputError("give a seed or a generator, not both")
         if (height is None) != (width is None):
@@ -116,6 +122,9 @@ class IllumePipeline:
                 image=source,
                 size=None if height is None or width is None else (height, width),
                 guidance=guidance_scale,
+                negative_prompt=away,
+                guidance_from=guidance_from,
+                guidance_until=guidance_until,
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
@@ -123,8 +132,8 @@ class IllumePipeline:
                 samples=range(num_images_per_prompt),
                 tag=number,
             )
-            for number, (words, source, start) in enumerate(
-                zip(prompts, images, _one_each("seed", seed, len(prompts), int), strict=True)
+            for number, (words, source, away, start) in enumerate(
+                zip(prompts, images, negatives, _one_each("seed", seed, len(prompts), int), strict=True)
             )
         ]
         total = len(tasks) * num_images_per_prompt

@@ -37,13 +37,17 @@ class Draw:
 
     `size` is (height, width) in pixels. `samples` says which samples of `seed` are wanted: sample k is drawn with
     `sample_seed(seed, k)`. An edit has the size nearest to its source's and comes back in the source's own size unless
-    `restore` is off. `tag` comes back untouched.
+    `restore` is off. Guidance leads away from `negative_prompt`, or from no prompt at all, at the steps of the
+    picture's tokens from `guidance_from` until before `guidance_until` (None: to the end). `tag` comes back untouched.
     """
 
     prompt: str
     image: Image.Image | None = None
     size: Size | None = None
     guidance: float | None = None
+    negative_prompt: str | None = None
+    guidance_from: int = 0
+    guidance_until: int | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -138,9 +142,9 @@ class Tasks:
         grid = self.grid(task.size)
         size = grid.height, grid.width
         guidance = self._guidance(task, self.generation.guidance)
-        return self._samples(
-            task, grid, guidance, [], self.chat.generate(task.prompt, size), self.chat.generate_anything(size)
-        )
+        away = task.negative_prompt
+        free = self.chat.generate_anything(size) if away is None else self.chat.generate(away, size)
+        return self._samples(task, grid, guidance, [], self.chat.generate(task.prompt, size), free)
 
     def _edit(self, task: Draw) -> list[Request]:
         _require_words(task.prompt)
@@ -150,16 +154,17 @@ class Tasks:
         size = grid.height, grid.width
         guidance = self._guidance(task, self.generation.edit_guidance)
         picture = self._segment(self._processor(pad_to(_rgb(task.image), size)))
-        return self._samples(
-            task, grid, guidance, [picture], self.chat.edit(task.prompt, size), self.chat.edit_nothing(size)
-        )
+        away = task.negative_prompt
+        free = self.chat.edit_nothing(size) if away is None else self.chat.edit(away, size)
+        return self._samples(task, grid, guidance, [picture], self.chat.edit(task.prompt, size), free)
 
     def _samples(
         self, task: Draw, grid: ImageGrid, guidance: float, pictures: list[Segment], prompt: list[int], free: list[int]
     ) -> list[Request]:
         defaults = self.generation.semantic, self.generation.pixel
         try:
-            sampling = SamplingParams(tuple(_sampling_set(task, d) for d in defaults), guidance)
+            sets = tuple(_sampling_set(task, d) for d in defaults)
+            sampling = SamplingParams(sets, guidance, task.guidance_from, task.guidance_until)
         except ValueError as error:
             raise InputError(str(error)) from None
         conditional, unconditional = segments(prompt, pictures), segments(free, pictures)
@@ -196,6 +201,10 @@ class Tasks:
         )
 
     def _guidance(self, task: Draw, default: float) -> float:
+        if task.negative_prompt is not None:
+            _require_words(task.negative_prompt, "negative prompt")
+            if (default if task.guidance is None else task.guidance) == 1.0:
+                raise InputError("a negative prompt does nothing at guidance 1; give another guidance, or leave it out")
         if self.generation.has_unconditional:
             return default if task.guidance is None else task.guidance
         if task.guidance not in (None, 1.0):
@@ -263,6 +272,6 @@ def _rgb(image: Image.Image) -> Image.Image:
         ) from None
 
 
-def _require_words(prompt: str) -> None:
+def _require_words(prompt: str, name: str = "prompt") -> None:
     if not prompt.strip():
-        raise InputError("the prompt is empty")
+        raise InputError(f"the {name} is empty")

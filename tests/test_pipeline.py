@@ -254,3 +254,29 @@ def test_callback_sees_every_step(pipe):
     assert [left for _, _, left, _ in seen] == [2] * (len(seen) - 1) + [0]
     assert seen[0][0] is pipe
     assert seen[-1][3]["progress"].drawn == 2 * len(seen)
+
+
+def test_negative_prompts_and_stretches_of_guidance(pipe):
+    same = {"guidance_scale": 3.0, "seed": 1, "output_type": "codes"}
+    words = ["a red heart", "a small dog near the tree"]
+
+    def codes(**settings):
+        return [c.pixel for c in pipe(words, **{**same, **settings}).images]
+
+    plain, away = codes(), codes(negative_prompt="make the sky green")
+    each = codes(negative_prompt=["make the sky green", "a red heart"])
+    assert torch.equal(away[0], each[0])
+    assert not all(torch.equal(a, b) for a, b in zip(plain, away, strict=True))
+    assert not torch.equal(away[1], each[1])
+    never = codes(guidance_until=0)
+    assert all(torch.equal(a, b) for a, b in zip(never, codes(guidance_scale=1.0), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain, codes(guidance_until=10_000), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(plain, codes(guidance_until=8), strict=True))
+    with pytest.raises(InputError, match="negative prompt does nothing at guidance 1"):
+        codes(guidance_scale=1.0, negative_prompt="a dog")
+    with pytest.raises(InputError, match="the negative prompt is empty"):
+        codes(negative_prompt=" ")
+    with pytest.raises(InputError, match="negative_prompt: 1 given for 2 prompts"):
+        codes(negative_prompt=["a dog"])
+    with pytest.raises(InputError, match="guidance from step 5 until 2 is no stretch"):
+        codes(guidance_from=5, guidance_until=2)

@@ -42,7 +42,7 @@ class EngineConfig:
     invariant: bool = True
     graphs: bool | None = None
     speculative: int | None = None
-    speculative_tokens: int = 16
+    speculative_tokens: int = 8
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "page_size", "read_tokens"):

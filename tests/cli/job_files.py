@@ -22,9 +22,9 @@ def recorded(out: Path, states: tuple[str, ...] = ("done", "staged")) -> list[tu
     return found
 
 
-def wait_for(process, out: Path, done: int) -> None:
+def wait_for(process, out: Path, done: int, seconds: float = 120) -> None:
     """Return when the ledgers of a running job hold `done` pictures."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + seconds
     while len(recorded(out)) < done:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline

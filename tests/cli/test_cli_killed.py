@@ -93,7 +93,7 @@ def test_killed_at_many_random_moments(spawn, tmp_path, format, kills):
         if chance.random() < 0.2:
             time.sleep(chance.uniform(0, 4))
         else:
-            wait_for(process, out, len(recorded(out)) + chance.randint(1, 15))
+            wait_for(process, out, len(recorded(out)) + chance.randint(1, 15), seconds=900)
             time.sleep(chance.uniform(0, 0.3))
         process.kill()
         process.communicate(timeout=60)

@@ -11,6 +11,7 @@ import pytest
 import random_codebooks
 import random_layers
 import random_losses
+import random_maps
 import random_paged
 import random_plans
 import random_sampling
@@ -25,6 +26,7 @@ CHECKS = {
         random_codebooks,
         random_layers,
         random_losses,
+        random_maps,
         random_paged,
         random_plans,
         random_sampling,
