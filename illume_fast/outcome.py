@@ -63,3 +63,14 @@ def _picture(task: Draw | Ask, pixels: Tensor | None) -> Image.Image:
     picture = to_picture(pixels)
     source = task.image if isinstance(task, Draw) and task.restore else None
     return picture if source is None else unpad(picture, (source.height, source.width))
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineOutput:
+    """Pictures, prompt by prompt, and the seed of each.
+
+    `images` is a list of PIL pictures, a float32 tensor [N, 3, H, W] in [0, 1], or a list of `ImageCodes`.
+    """
+
+    images: list[Image.Image] | Tensor | list[ImageCodes]
+    seeds: list[int]

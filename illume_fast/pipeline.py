@@ -1,7 +1,7 @@
 """`IllumePipeline`: prompts, pictures and questions in; pictures and words out. Called like a diffusers pipeline."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,7 +18,8 @@ from illume_fast.decoding import Decoded, DecodingQueue, PictureDecoder
 from illume_fast.engine import Engine, EngineConfig, Partial, Progress, Request, RequestError, Result, sample_seed
 from illume_fast.engine.request import OnStep
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
-from illume_fast.outcome import Done, Draft, OnDraft
+from illume_fast.model.quantized import prepare
+from illume_fast.outcome import Done, Draft, OnDraft, PipelineOutput
 from illume_fast.partials import partial_pixels
 from illume_fast.tasks import Ask, Draw, Tasks, Wanted, name_of
 
@@ -28,17 +29,6 @@ OutputType = Literal["pil", "pt", "codes"]
 StepCallback = Callable[["IllumePipeline", int, int, dict[str, Any]], Any]
 _DRAFTS = 10
 """Drafts of a picture, unless it is said after how many draws one is wanted."""
-
-
-@dataclass(frozen=True, eq=False)
-class PipelineOutput:
-    """Pictures, prompt by prompt, and the seed of each.
-
-    `images` is a list of PIL pictures, a float32 tensor [N, 3, H, W] in [0, 1], or a list of `ImageCodes`.
-    """
-
-    images: list[Image.Image] | Tensor | list[ImageCodes]
-    seeds: list[int]
 
 
 class IllumePipeline:
@@ -61,9 +51,15 @@ class IllumePipeline:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         engine: EngineConfig | None = None,
+        quantize: str | None = None,
     ) -> Self:
-        """Load "demo" or the folder of a checkpoint; `dtype` is the language model's. CheckpointError if it is bad."""
-        return cls(load_checkpoint(name, dtype, device), engine)
+        """Load "demo" or the folder of a checkpoint; `dtype` is the language model's. CheckpointError if it is bad.
+
+        `quantize="int8"` keeps the weights of the decoder's layers in 8 bits, by torchao (see `model.quantized`).
+        """
+        checkpoint = load_checkpoint(name, dtype, device)
+        prepare(checkpoint.model, quantize)
+        return cls(checkpoint, engine)
 
     @property
     def sizes(self) -> tuple[Size, ...]:

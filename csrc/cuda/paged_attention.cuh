@@ -6,7 +6,7 @@
 
 #include "common.cuh"
 #include "illume_fast/heads.h"
-#include "illume_fast/paged_cache.h"
+#include "indices.cuh"
 
 namespace illume_fast::cuda {
 
@@ -14,10 +14,6 @@ constexpr int kAttentionWarps = 4;
 constexpr int kAttentionThreads = 32 * kAttentionWarps;
 constexpr int kTile = 32;      // tokens
 constexpr int kStretch = 512;  // tokens of one block: the same whatever the batch, so that a row's bits are the same too
-
-__device__ inline int64_t number(const Indices& indices, int64_t i) {
-  return indices.wide ? static_cast<const int64_t*>(indices.data)[i] : static_cast<const int32_t*>(indices.data)[i];
-}
 
 __device__ inline float load(DType dtype, const void* data, int64_t i) {
   switch (dtype) {
@@ -194,7 +190,7 @@ __device__ void attend_block(const AttentionArgs& a, int64_t stretch, int64_t he
   const int64_t head = heads / per_head, first = head * group + heads % per_head * G;
   const int64_t left = (head + 1) * group - first;
   const int count = static_cast<int>(left < G ? left : G);
-  const int64_t row = a.rows.data == nullptr ? token : number(a.rows, token);
+  const int64_t row = number_or_same(a.rows, token);
   const int64_t given = number(a.lengths, token);
   const bool in_range = row >= 0 && row < a.cache.table_rows && given >= 0 &&
                         given <= a.cache.max_pages * a.cache.page_size - a.extra;

@@ -8,6 +8,7 @@ the cache's scratch page.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -69,8 +70,9 @@ class Batch:
             table[s, : len(pages)] = pages
         buffers = self._buffers
         for target, values in ((buffers.slot_of[:streams], slot_of), (buffers.start[:streams], start)):
-            target.copy_(_tensor(values))
-        buffers.page_table[:streams, : table.shape[1]].copy_(_tensor(table))
+            target.copy_(_tensor(values), non_blocking=True)
+        buffers.page_table[:streams, : table.shape[1]].copy_(_tensor(table), non_blocking=True)
+        self._pages = buffers.columns(table.shape[1])
 
     def shape(self) -> Shape:
         """The shape of the next step. The buffers are made to fit it."""
@@ -93,7 +95,7 @@ class Batch:
         if not more:
             return shape
         tokens = self._round(shape.tokens + more)
-        return Shape(shape.conditional, shape.unconditional, tokens, True, shape.groups, shape.in_order)
+        return replace(shape, tokens=tokens, runs=True)
 
     def _grouped(self, groups_of: Ints) -> Shape:
         b, tables = self._buffers, self._tables
@@ -110,7 +112,7 @@ class Batch:
         )
         streams = self._conditional + self._unconditional
         in_order = self._in_order(groups, len(self.rows))
-        return Shape(self._conditional, self._unconditional, streams, False, groups, in_order)
+        return Shape(self._conditional, self._unconditional, streams, False, groups, in_order, self._pages)
 
     def _in_order(self, groups: Sequence[Group], draws: int) -> bool:
         every = self._guided.all() or not self._guided.any()
@@ -145,7 +147,7 @@ def laid_out(
     for buffer, values, fill in targets:
         placed = [_padded(values[draws], g.count, fill) for draws, g in zip(members, groups, strict=True)]
         line = np.concatenate(placed)
-        buffer[: len(line)].copy_(_tensor(line))
+        buffer[: len(line)].copy_(_tensor(line), non_blocking=True)
     return groups
 
 

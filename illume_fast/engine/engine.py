@@ -107,6 +107,7 @@ class Engine:
             rounding=rounding,
             read_tokens=config.read_tokens,
             row_multiple=self.row_multiple,
+            lags=self.device.type == "cuda",
             noise="inverse" if self.speculation is None else "race",
             speculation=self.speculation,
         )

@@ -10,13 +10,14 @@ The kernels of attention, norms and drawing compute a row by itself. Attention's
 compiled extension, does not: there a row is the same up to rounding only.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from illume_fast.model.layers import are_plain, joined
 from illume_fast.ops.linear import linear
 
 _MULTIPLES = (1, 8, 16, 32)
@@ -35,15 +36,27 @@ class Product:
 
 
 def products_of(decoder: object, head: Tensor) -> list[Product]:
-    """One product for each kind of linear layer (shape, dtype, bias) in `decoder`, and one with a part of the head."""
+    """One product for each kind of linear layer (shape, dtype, bias) in `decoder`, layers whose weights lie together
+    being one, and one with a part of the head."""
     found: dict[tuple[torch.Size, torch.dtype, bool], Product] = {}
     for part in decoder.modules() if isinstance(decoder, nn.Module) else ():
         if isinstance(part, nn.Linear):
             weight = part.weight
             kind = weight.shape, weight.dtype, part.bias is None
             found.setdefault(kind, Product(part, part.in_features, weight.dtype, weight.device))
+        for whole in _joined_below(part):
+            product = Product(partial(linear, weight=whole), whole.shape[1], whole.dtype, whole.device)
+            found.setdefault((whole.shape, whole.dtype, True), product)
     part_of_head = partial(linear, weight=head[:_HEAD_ROWS])
     return [*found.values(), Product(part_of_head, head.shape[1], head.dtype, head.device)]
+
+
+def _joined_below(module: nn.Module) -> Iterator[Tensor]:
+    weights = [layer.weight for layer in module.children() if isinstance(layer, nn.Linear) and are_plain(layer)]
+    for count in range(2, len(weights) + 1):
+        whole = joined(weights[:count])
+        if whole is not None:
+            yield whole
 
 
 def row_multiple(products: Iterable[Product], most_rows: int) -> int:

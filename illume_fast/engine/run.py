@@ -1,10 +1,14 @@
 """One run of the engine: admit, read prompts, step, hand out.
 
-No id is looked at on the host while a step runs, unless a plan has stop ids. What the host does for a step is to count:
-how many tokens the streams bring, which rows draw together, who has come to its end.
+No id is looked at on the host while a step runs, unless a plan has stop ids or inserts. What the host does for a step
+is to count: how many tokens the streams bring, which rows draw together, who has come to its end.
+
+Where the device runs by itself (`Machine.lags`), what is looked at and handed out comes a step late, when the next step
+has been launched: a row with stop ids has drawn once more by then, which is cut off. A row that may insert a plan is
+looked at at once, since its next draw depends on it; and the ids of an answer to be kept are waited for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +20,7 @@ from illume_fast.engine import step
 from illume_fast.engine.batch import Batch, Rounding
 from illume_fast.engine.cache import PagedCache, PromptStore
 from illume_fast.engine.graphs import Graphs
+from illume_fast.engine.handover import Handover, Seen
 from illume_fast.engine.reading import read_batch
 from illume_fast.engine.request import GenerativeModel, OnPartial, OnStep, Partial, Progress, Request, Result
 from illume_fast.engine.scheduler import Row, Scheduler
@@ -36,6 +41,7 @@ class Machine:
     rounding: Rounding
     read_tokens: int
     row_multiple: int
+    lags: bool
     noise: str
     speculation: Speculation | None
 
@@ -46,6 +52,7 @@ class Run:
     def __init__(self, machine: Machine, on_step: OnStep | None, on_partial: OnPartial | None) -> None:
         self.machine = machine
         self.scheduler = Scheduler(machine.store, machine.tables.filler)
+        self.handover = Handover(machine.tables)
         self.batch: Batch | None = None
         self.steps = self.drawn = self.finished = 0
         self._on_step, self._on_partial = on_step, on_partial
@@ -63,6 +70,7 @@ class Run:
                 yield from self._drop_cancelled()
                 yield from self._admit(refusal)
                 if not self.scheduler.in_flight:
+                    yield from self._arrived()
                     return
                 results = self._step()
                 if self._on_step is not None:
@@ -107,15 +115,17 @@ class Run:
     @torch.no_grad()
     def _step(self) -> list[Result]:
         self._read()
-        results = self._decode()
+        batch = self._decode()
+        # the copies of an earlier step, while the device works at this one
+        late = self._arrived()
+        if batch is not None:
+            self._count(batch, batch.looked_at, batch.taken() if isinstance(batch, Window) else None)
         joined = self.scheduler.activate()
         if joined:
-            results += self._draw_first(joined)
-        if results or joined:
+            self._draw_first(joined)
             self.batch = None
         self.steps += 1
-        self.finished += len(results)
-        return results
+        return late if self.machine.lags else self._arrived()
 
     def _read(self) -> None:
         m = self.machine
@@ -128,7 +138,7 @@ class Run:
             if chunk.stop == len(chunk.prompt):
                 m.store.has_read(chunk.prompt, hidden[last].clone())
 
-    def _draw_first(self, rows: Sequence[Row]) -> list[Result]:
+    def _draw_first(self, rows: Sequence[Row]) -> None:
         """Rows whose prompts were just read draw their first id from the prompts' last hidden states."""
         m = self.machine
         version = m.tables.version
@@ -141,22 +151,23 @@ class Run:
         )
         hidden = batch.spread(_stacked(conditional), _stacked(unconditional) if unconditional else None)
         step.draw(m.model.head, m.tables, m.buffers, batch.first_shape(), hidden, m.noise)
-        # a look at every row: it costs no wait here, and tells a broken model before a whole answer was drawn
-        return self._count(batch, range(len(rows)))
+        # a look at every row tells a broken model before a whole answer was drawn
+        self._count(batch, range(len(rows)))
 
-    def _decode(self) -> list[Result]:
+    def _decode(self) -> Batch | None:
+        """Launch a step for the rows that draw."""
         m = self.machine
         if not self.scheduler.active:
-            return []
+            return None
         if self.batch is None:
             self.batch = self._decoding_batch(tuple(self.scheduler.active))
         batch, shape = self.batch, self.batch.shape()
         if isinstance(batch, Window) and m.speculation is not None:
             guess = partial(decode_ahead, m.model, m.tables, m.buffers, m.speculation, m.cache, shape, m.noise)
             m.graphs.run(shape, guess)
-            return self._count(batch, range(len(batch.rows)), batch.taken())
-        m.graphs.run(shape, partial(step.decode, m.model, m.tables, m.buffers, m.cache, shape, m.noise))
-        return self._count(batch, batch.looked_at)
+        else:
+            m.graphs.run(shape, partial(step.decode, m.model, m.tables, m.buffers, m.cache, shape, m.noise))
+        return batch
 
     def _decoding_batch(self, rows: Sequence[Row]) -> Batch:
         m = self.machine
@@ -168,35 +179,56 @@ class Run:
         m = self.machine
         return Batch(rows, m.tables, m.buffers, m.cache, m.rounding)
 
-    def _count(self, batch: Batch, look: Sequence[int], taken: Taken | None = None) -> list[Result]:
-        """Results of the rows whose plan is drawn to its end and, among those in `look`, whose last id ends them.
+    def _count(self, batch: Batch, look: Sequence[int], taken: Taken | None = None) -> None:
+        """Note what the rows have drawn, look at those in `look`, and let those that are through leave.
 
-        Each row has made one draw, or those that are `taken`.
+        Each row has made one draw, or those that are `taken`, at which everybody has looked already.
         """
         tables, rows = self.machine.tables, batch.rows
+        left = {r for r, row in enumerate(rows) if row.left}
         before = tables.drawn[batch.slots]
         drawn = before + (1 if taken is None else taken.counts)
         tables.drawn[batch.slots] = drawn
         self.drawn += int((drawn - before).sum())
-        ended = dict.fromkeys(np.flatnonzero(drawn == tables.draws[batch.slots]).tolist(), "plan")
-        if look:
-            latest = tables.latest[batch.slots].tolist() if taken is None else taken.latest
-            for r in look:
-                if latest[r] < 0:
-                    ended[r] = "error"
-                elif latest[r] in rows[r].plan.stop_ids:
-                    ended[r] = "stop"
-                elif latest[r] in rows[r].plan.inserts:
-                    self._insert(rows[r], latest[r])
-                    ended.pop(r, None)
+        if taken is None:
+            self._look([rows[r] for r in look if r not in left])
+        else:
+            self._act_on(zip(rows, drawn.tolist(), taken.latest, strict=True))
+        through = np.flatnonzero(drawn == tables.draws[batch.slots]).tolist()
         if self._on_partial is not None:
-            self._tell(batch, before, drawn, ended)
-        results = [self._hand_out(rows[r], finish) for r, finish in ended.items()]
+            self._tell(batch, before, drawn, left, through)
+        for r in through:
+            if not rows[r].left:
+                self._leave(rows[r], int(drawn[r]))
         guided = tables.guided_draws[batch.slots]
         for r in np.flatnonzero((before < guided) & (guided <= drawn)).tolist():
-            if r not in ended:
+            if not rows[r].left:
                 self.scheduler.end_guidance(rows[r])
                 self.batch = None
+
+    def _look(self, rows: Sequence[Row]) -> None:
+        """Look at what the rows drew last: now, or (`Machine.lags`) at the next step those that can wait."""
+        lags = self.machine.lags
+        now = [row for row in rows if not lags or row.plan.inserts]
+        if now:
+            self.handover.look(now)
+            self._act_on(self.handover.seen())
+        self.handover.look([row for row in rows if lags and not row.plan.inserts])
+
+    def _act_on(self, seen: Iterable[Seen]) -> None:
+        for row, draws, token in seen:
+            if row.left:
+                continue
+            if token < 0 or token in row.plan.stop_ids:
+                self._leave(row, draws)
+            elif token in row.plan.inserts:
+                self._insert(row, token)
+
+    def _arrived(self) -> list[Result]:
+        """Results that were on their way; and act on what was looked at before."""
+        results = self.handover.results()
+        self._act_on(self.handover.seen())
+        self.finished += len(results)
         return results
 
     def _insert(self, row: Row, token: int) -> None:
@@ -206,33 +238,31 @@ class Run:
         tables.splice(row)
         self.batch = None
 
-    def _tell(self, batch: Batch, before: Ints, drawn: Ints, ended: dict[int, str]) -> None:
+    def _tell(self, batch: Batch, before: Ints, drawn: Ints, left: Collection[int], through: Collection[int]) -> None:
         assert self._on_partial is not None
         tables = self.machine.tables
         for r, row in enumerate(batch.rows):
             every = row.request.partial_every
-            if not every:
+            if not every or r in left:
                 continue
-            for draws in range(before[r] // every * every + every, drawn[r] + (r not in ended), every):
+            under_way = not row.left and r not in through
+            for draws in range(before[r] // every * every + every, drawn[r] + under_way, every):
                 ids = tables.answers[row.slot, : int(tables.step_of[row.slot, draws])].cpu().clone()
                 self._on_partial(Partial(request=row.request, sample=row.sample, ids=ids))
 
-    def _hand_out(self, row: Row, finish: str) -> Result:
-        tables, request, steps = self.machine.tables, row.request, len(row.plan)
-        length = steps if finish == "plan" else int(tables.step_of[row.slot, tables.drawn[row.slot] - 1]) + 1
-        ids = tables.answers[row.slot, :length].cpu().numpy()
-        bad = np.flatnonzero(ids < 0)
-        if request.keep and not len(bad):
-            self._keep(row, ids)
+    def _leave(self, row: Row, draws: int) -> None:
+        """The row is through after so many draws."""
+        answer = self.handover.leaves(row, draws)
+        if row.request.keep:
+            self._keep(row, draws, answer.ids())
         self.scheduler.retire(row)
-        if len(bad):
-            return Result.failed(request, row.sample, f"no finite logit at step {bad[0]} of {steps}; NaN in the model?")
-        return Result.of(request, row.sample, ids, finish)
+        self.batch = None
 
-    def _keep(self, row: Row, ids: Ints) -> None:
+    def _keep(self, row: Row, draws: int, ids: Ints) -> None:
         """Leave in the cache what stands there of the answer: all before its last draw."""
-        tables, prompt = self.machine.tables, row.prompts[0]
-        fed = int(tables.step_of[row.slot, tables.drawn[row.slot] - 1])
+        if np.any(ids < 0):
+            return
+        prompt, fed = row.prompts[0], int(self.machine.tables.step_of[row.slot, draws - 1])
         self.machine.store.keep(row.streams[0], prompt.atoms + tuple(ids[row.plan.lead : fed].tolist()))
 
     def _progress(self) -> Progress:

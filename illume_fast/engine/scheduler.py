@@ -19,8 +19,8 @@ from illume_fast.kernels.paging import OutOfPages
 
 @dataclass(eq=False)
 class Row:
-    """One sample in flight: its branches' prompts and streams (pages as int32[.]), its place among the rows, and the
-    plan it follows now."""
+    """One sample in flight: its branches' prompts and streams (pages as int32[.]), its place among the rows, the plan
+    it follows now, and whether it has left."""
 
     request: Request
     sample: int
@@ -30,6 +30,7 @@ class Row:
     copies: list[tuple[int, int]]
     slot: int
     plan: Plan
+    left: bool = False
 
     @property
     def seed(self) -> int:
@@ -188,6 +189,7 @@ class Scheduler:
         self.store.forget_unread()
 
     def _free(self, row: Row) -> None:
+        row.left = True
         self._give_back(row.prompts, row.streams)
         self._free_slots.append(row.slot)
 

@@ -17,7 +17,7 @@ shared by token makes two draws agree nearly as often as anything can). See docs
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -109,7 +109,7 @@ class Window(Batch):
         fillers = shape.streams - len(slots) - int(self._guided.sum())
         each = max(width, -(-(tokens + fillers) // shape.streams))
         tokens = self._round(each * shape.streams)
-        return Shape(shape.conditional, shape.unconditional, tokens, True, shape.groups, shape.in_order, shape.width)
+        return replace(shape, tokens=tokens)
 
     def _laid_out_ahead(self, kinds: Ints, sizes: Ints) -> Shape:
         """Places of all draws of all rows, by what they draw from; one behind a row's window draws for nobody."""
@@ -130,7 +130,7 @@ class Window(Batch):
         )
         in_order = self._in_order(groups, kinds.size)
         streams = self._conditional + self._unconditional
-        return Shape(self._conditional, self._unconditional, streams, True, groups, in_order, width)
+        return Shape(self._conditional, self._unconditional, streams, True, groups, in_order, self._pages, width)
 
     def taken(self) -> Taken:
         """What the step just made; the host looks here once a step, and waits for it. Nothing counts behind a stop."""
@@ -145,7 +145,7 @@ class Window(Batch):
         return Taken(counts, made[np.arange(len(made)), counts - 1].tolist())
 
     def _on_device(self, array: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array).to(self._speculation.window.device)
+        return torch.from_numpy(array).to(self._speculation.window.device, non_blocking=True)
 
 
 @torch.no_grad()
@@ -175,7 +175,7 @@ def decode_ahead(
         cache.page_size,
         shape.tokens,
     )
-    attend = PagedAttention(cache.k, cache.v, buffers.page_table, stream_of, positions)
+    attend = PagedAttention(cache.k, cache.v, buffers.page_table[:, : shape.pages], stream_of, positions)
     hidden = gather_rows(model.decoder(model.embed(ids), positions, attend), last.view(-1))
     for own, drawn in draws_of(model.head, tables, buffers, shape, hidden, noise, speculation.ahead):
         plan_note(speculation.made, buffers.order[own], speculation.ahead[own], drawn)

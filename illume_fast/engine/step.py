@@ -35,8 +35,8 @@ class Shape:
 
     Streams are conditional ones, one for each row, then unconditional ones; both numbers and `tokens` include what
     fills the batch up. With `runs`, some stream brings several tokens. `in_order`: the rows are one group, all guided
-    or none, in the order of their streams. Each row makes `width` draws, one behind the other, from as many hidden
-    states of each of its streams.
+    or none, in the order of their streams. `pages`: the columns of the page table that the step sees. Each row makes
+    `width` draws, one behind the other, from as many hidden states of each of its streams.
     """
 
     conditional: int
@@ -45,6 +45,7 @@ class Shape:
     runs: bool
     groups: tuple[Group, ...]
     in_order: bool
+    pages: int
     width: int = 1
 
     @property
@@ -61,11 +62,18 @@ class Buffers:
     """
 
     def __init__(self, rows: int, places: int, max_pages: int, scratch: int, device: torch.device) -> None:
+        # a GPU's attention launches blocks for every column that it is shown; a CPU's looks at those in use
+        self.cuts_table = device.type == "cuda"
         self.slot_of, self.start, self.order, self.conditional, self.unconditional = (
             torch.zeros(size, dtype=torch.int64, device=device) for size in (2 * rows, 2 * rows, *(places,) * 3)
         )
         self.page_table = torch.full((2 * rows + 1, max_pages), scratch, dtype=torch.int32, device=device)
         self.filler = 2 * rows
+
+    def columns(self, longest: int) -> int:
+        """How many columns of the page table a step sees whose longest stream has so many pages."""
+        most = self.page_table.shape[1]
+        return min(most, 1 << (longest - 1).bit_length()) if self.cuts_table else most
 
 
 @torch.no_grad()
@@ -84,7 +92,7 @@ def decode(
         shape.tokens,
     )
     rows = stream_of if shape.runs else None
-    attend = PagedAttention(cache.k, cache.v, buffers.page_table, rows, positions)
+    attend = PagedAttention(cache.k, cache.v, buffers.page_table[:, : shape.pages], rows, positions)
     hidden = model.decoder(model.embed(ids), positions, attend)
     draw(model.head, tables, buffers, shape, gather_rows(hidden, last) if shape.runs else hidden, noise)
 

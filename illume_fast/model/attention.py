@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from illume_fast.model.config import DecoderConfig
-from illume_fast.model.layers import Linear, RMSNorm, are_plain, once_in_autocast, runs_ops
+from illume_fast.model.layers import Linear, RMSNorm, are_plain, joined, once_in_autocast, runs_ops
 from illume_fast.ops.decode_attention import decode_attention
+from illume_fast.ops.linear import linear
 from illume_fast.ops.qkv_linear import qkv_linear
 from illume_fast.ops.rope import rope
 
@@ -142,6 +143,11 @@ class SelfAttention(nn.Module):
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.q_proj, self.k_proj, self.v_proj
         if runs_ops(x) and are_plain(q, k, v):
+            every = joined((q.weight, k.weight, v.weight))
+            bias = None if q.bias is None or every is None else joined((q.bias, k.bias, v.bias))
+            if every is not None and (bias is None) == (q.bias is None):
+                sizes = len(q.weight), len(k.weight), len(v.weight)
+                return linear(x, every, bias).split(sizes, -1)
             return qkv_linear(x, q.weight, k.weight, v.weight, q.bias, k.bias, v.bias)
         x = once_in_autocast(x)
         return q(x), k(x), v(x)

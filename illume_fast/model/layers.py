@@ -1,5 +1,7 @@
 """Building blocks of the decoder, over the fused ops."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,7 +34,10 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
-        return linear(x, self.weight, self.bias) if runs_ops(x) else super().forward(x)
+        # a weight of another class (a quantised one) has its own product
+        if runs_ops(x) and type(self.weight) is nn.Parameter:
+            return linear(x, self.weight, self.bias)
+        return super().forward(x)
 
 
 class SwiGLU(nn.Module):
@@ -47,7 +52,11 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""
         if runs_ops(x) and are_plain(self.gate_proj, self.up_proj):
-            return self.down_proj(swiglu_linear(x, self.gate_proj.weight, self.up_proj.weight))
+            gate, up = self.gate_proj.weight, self.up_proj.weight
+            both = joined((gate, up))
+            if both is None:
+                return self.down_proj(swiglu_linear(x, gate, up))
+            return self.down_proj(swiglu(*linear(x, both).split(len(gate), -1)))
         x = once_in_autocast(x)
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
@@ -60,9 +69,27 @@ def runs_ops(x: Tensor) -> bool:
 def are_plain(*layers: nn.Module) -> bool:
     """Whether nothing but a weight stands behind each layer: no adapter, no quantisation, no hook."""
     return all(
-        type(layer) in (Linear, nn.Embedding) and not layer._forward_hooks and not layer._forward_pre_hooks
+        type(layer) in (Linear, nn.Embedding)
+        and type(layer.weight) is nn.Parameter
+        and not layer._forward_hooks
+        and not layer._forward_pre_hooks
         for layer in layers
     )
+
+
+def joined(weights: Sequence[Tensor]) -> Tensor | None:
+    """Weights [N, ...] that lie one behind the other in one storage (`fused.lay_together`), as one; else None."""
+    if torch.compiler.is_compiling():
+        return None
+    first, *others = weights
+    end, storage = first.data_ptr() + first.nbytes, first.untyped_storage().data_ptr()
+    for weight in others:
+        if weight.data_ptr() != end or weight.untyped_storage().data_ptr() != storage:
+            return None
+        end += weight.nbytes
+    if not all(weight.is_contiguous() for weight in weights):
+        return None
+    return first.as_strided((sum(map(len, weights)), *first.shape[1:]), first.stride())
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:

@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from illume_fast.kernels import native
 from illume_fast.kernels.cpu import decode_attention as cpu
-from illume_fast.kernels.cpu.paged_append import declines_pages
+from illume_fast.kernels.cuda import decode_attention as cuda
 from illume_fast.ops.dispatch import Backend, declare
 from illume_fast.ops.paged_append import paged_append
 from illume_fast.ops.paged_attention import paged_attention, paged_prefill_attention
@@ -98,11 +97,7 @@ decode_attention = declare(
     "decode_attention",
     decode_attention_reference,
     Backend("cpu", _run_cpu, cpu.declines),
-    Backend(
-        "cuda",
-        decode_attention_reference,
-        lambda q, k, v, cos, sin, k_pages, v_pages, *rest: native.declines_cuda(q) or declines_pages(k_pages, v_pages),
-    ),
+    Backend("cuda", cuda.run, cuda.declines),
     check=_check,
     fake=lambda q, *rest: torch.empty_like(q, memory_format=torch.contiguous_format),
     mutates=("k_pages", "v_pages"),

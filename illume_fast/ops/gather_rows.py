@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from illume_fast.kernels.cpu import gather_rows as cpu
+from illume_fast.kernels.cuda import gather_rows as cuda
 from illume_fast.ops.dispatch import Backend, declare
 
 
@@ -14,7 +15,8 @@ def gather_rows_reference(table: Tensor, index: Tensor) -> Tensor:
     `table` is [N, W] of any dtype, `index` int64 [...]. Returns [..., W], contiguous. No gradient.
 
     Raises:
-        RuntimeError: an index is N or more (on a GPU, to save waiting for it, torch's own assertion).
+        RuntimeError: an index is N or more. On a GPU, to save waiting for it, such a row gets ones in every bit
+            instead, which is NaN in a floating-point type.
     """
     known = index >= 0
     if table.numel() == 0:
@@ -44,6 +46,7 @@ gather_rows = declare(
     "gather_rows",
     gather_rows_reference,
     Backend("cpu", _run_cpu, cpu.declines),
+    Backend("cuda", cuda.run, cuda.declines),
     check=_check,
     fake=lambda table, index: table.new_empty(*index.shape, table.shape[1]),
 )

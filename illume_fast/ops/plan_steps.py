@@ -4,6 +4,10 @@ Each row in flight has a slot, a line of every table: `answers` [slots, width] h
 `draw_step` [slots, draws] the step of the answer at which draw d is made; `drawn` [slots] the draws made so far. The
 last slot belongs to no row and fills batches up. Everything is int64 and contiguous unless said otherwise, and a step
 reads nothing of it on the host.
+
+What a CPU tells of (a slot without a next draw, tokens that do not fit), nobody hears of on a GPU, to save waiting for
+it. The CUDA kernels write nothing out of bounds then and lead to id -1: `plan_feed` feeds at position -1, which the
+paged ops answer with NaN, `plan_draw` gives NaN settings, and `plan_record` leaves -1 in `latest` alone.
 """
 
 from typing import Any
@@ -12,6 +16,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels.cpu import plan_steps as cpu
+from illume_fast.kernels.cuda import plan_steps as cuda
 from illume_fast.ops.dispatch import Backend, declare
 
 
@@ -86,7 +91,7 @@ def plan_record_reference(
 ) -> None:
     """Write the ids [R] drawn by the slots in `order` [R] into `answers` and `latest` [slots], and count the draws.
 
-    The last slot may occur several times; its answer and its count stay as they are.
+    The last slot alone may occur several times; its answer and its count stay as they are.
 
     Raises:
         RuntimeError: a slot has no draw left (only told on a CPU).
@@ -168,6 +173,7 @@ plan_feed = declare(
     "plan_feed",
     plan_feed_reference,
     Backend("cpu", _feed_cpu, cpu.declines),
+    Backend("cuda", cuda.feed, cuda.declines),
     check=_check_feed,
     fake=_fake_feed,
 )
@@ -175,6 +181,7 @@ plan_draw = declare(
     "plan_draw",
     plan_draw_reference,
     Backend("cpu", _draw_cpu, cpu.declines),
+    Backend("cuda", cuda.draw, cuda.declines),
     check=_check_draw,
     fake=lambda answers, draw_step, drawn, order, kind, *settings: (
         torch.empty_like(order),
@@ -186,6 +193,7 @@ plan_record = declare(
     "plan_record",
     plan_record_reference,
     Backend("cpu", _record_cpu, cpu.declines),
+    Backend("cuda", cuda.record, cuda.declines),
     check=lambda answers, draw_step, drawn, order, ids, latest: check_tables(
         "plan_record", answers, draw_step, drawn, order, ids
     ),

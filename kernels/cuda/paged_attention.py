@@ -33,9 +33,8 @@ def attend(
     q, page_table, lengths = packed_heads(q), packed_table(page_table), lengths.contiguous()
     if rows is not None:
         rows = rows.contiguous()
-    tokens, query_heads, size = q.shape
-    floats = native._C.cuda_paged_attention_parts(k_pages.shape[1], size, page_table.shape[1], query_heads, tokens)
-    parts = torch.empty(floats, device=q.device)
+    tokens, query_heads, _ = q.shape
+    parts = room_for_parts(q, k_pages, page_table)
     with torch.cuda.device(q.device):
         code = native._C.cuda_paged_attention(
             native.DTYPE_CODES[q.dtype],
@@ -55,3 +54,10 @@ def attend(
         )
     native.raise_cuda_error("paged_attention", code)
     return out
+
+
+def room_for_parts(q: Tensor, k_pages: Tensor, page_table: Tensor) -> Tensor:
+    """What the kernel needs to put together the parts of long rows."""
+    tokens, query_heads, size = q.shape
+    floats = native._C.cuda_paged_attention_parts(k_pages.shape[1], size, page_table.shape[1], query_heads, tokens)
+    return torch.empty(floats, device=q.device)

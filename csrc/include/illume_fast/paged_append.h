@@ -9,7 +9,7 @@
 namespace illume_fast {
 
 // Writes token t of k and v, both of `dtype` and with the cache's heads and size, to position positions[t] of row
-// rows[t] (row t where rows.data is null; on the CPU alone). Of two tokens with one place the later stays. Returns -1, or
+// rows[t] (row t where rows.data is null). Of two tokens with one place the later stays. Returns -1, or
 // the first token whose row, position or page is out of range; nothing is written then.
 ILLUME_FAST_PER_ISA(int64_t, paged_append,
                     (DType dtype, Heads k, Heads v, const PagedCache& cache, Indices rows, Indices positions,

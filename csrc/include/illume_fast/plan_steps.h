@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "illume_fast/cuda.h"
+
 namespace illume_fast {
 
 // answers [slots, width]: ids, forced ones included. draw_step [slots, draws]: the step of the answer at which draw d is
@@ -57,5 +59,22 @@ int64_t plan_draw(const PlanTables& plan, const PlanSettings& settings, const in
 // Writes the ids drawn by the slots in `order` into their answers and into latest [slots], and counts the draws, except for
 // the last slot's.
 int64_t plan_record(const PlanTables& plan, const int64_t* order, const int64_t* ids, int64_t rows, int64_t* latest);
+
+namespace cuda {
+
+// The same on a GPU. Each returns 0 or CUDA's error code, of the launch alone; streams and rows are not 0. What the CPU
+// tells of gets id -1 in the end, and nothing is written out of bounds: such a stream feeds one token (or, where its tokens
+// do not fit, as many as do) at position -1 of stream `filler`, and `last` is -1 where they do not fit; such a row draws at
+// temperature NaN; and such a slot gets -1 in `latest` alone. Only the last slot may be there several times in a record.
+int plan_feed(const PlanTables& plan, const int64_t* slot_of, const int64_t* start, int64_t streams, int64_t filler,
+              int64_t page_size, int64_t* ids, int64_t* positions, int64_t* stream_of, int64_t* last, int64_t tokens,
+              Stream stream);
+// `ahead` [rows] may be null: the next draw of a slot, or that many draws behind it.
+int plan_draw(const PlanTables& plan, const PlanSettings& settings, const int64_t* order, const int64_t* ahead,
+              int64_t rows, const DrawParameters& out, Stream stream);
+int plan_record(const PlanTables& plan, const int64_t* order, const int64_t* ids, int64_t rows, int64_t* latest,
+                Stream stream);
+
+}  // namespace cuda
 
 }  // namespace illume_fast

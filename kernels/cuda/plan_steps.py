@@ -1,0 +1,92 @@
+"""Where rows stand in their plans, on an NVIDIA GPU; contracts are in `illume_fast.ops.plan_steps`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from illume_fast.kernels import native
+
+_DRAW_TYPES = (*(torch.int64,) * 2, *(torch.float32,) * 2, torch.int64, *(torch.float32,) * 2)
+
+
+def declines(answers: Tensor, *rest: object) -> str | None:
+    return native.cuda_missing() if answers.is_cuda else "needs CUDA tensors"
+
+
+def feed(
+    answers: Tensor,
+    draw_step: Tensor,
+    drawn: Tensor,
+    slot_of: Tensor,
+    start: Tensor,
+    filler: int,
+    page_size: int,
+    tokens: int,
+) -> tuple[Tensor, ...]:
+    outputs = *(answers.new_empty(tokens) for _ in range(3)), torch.empty_like(slot_of)
+    _launch(
+        "plan_feed",
+        answers,
+        *_tables(answers, draw_step, drawn),
+        slot_of.data_ptr(),
+        start.data_ptr(),
+        len(slot_of),
+        filler,
+        page_size,
+        *(out.data_ptr() for out in outputs),
+        tokens,
+    )
+    return outputs
+
+
+def draw(
+    answers: Tensor,
+    draw_step: Tensor,
+    drawn: Tensor,
+    order: Tensor,
+    draw_kind: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    guidance: Tensor,
+    guidance_from: Tensor,
+    guidance_until: Tensor,
+    seed: Tensor,
+    ahead: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    settings = temperature, top_k, top_p, min_p, guidance, guidance_from, guidance_until, seed
+    outputs = tuple(torch.empty_like(order, dtype=dtype) for dtype in _DRAW_TYPES)
+    if len(order) == 0:
+        return outputs
+    _launch(
+        "plan_draw",
+        answers,
+        *_tables(answers, draw_step, drawn),
+        draw_kind.data_ptr(),
+        temperature.shape[1],
+        *(setting.data_ptr() for setting in settings),
+        order.data_ptr(),
+        0 if ahead is None else ahead.data_ptr(),
+        len(order),
+        *(out.data_ptr() for out in outputs),
+    )
+    return outputs
+
+
+def record(answers: Tensor, draw_step: Tensor, drawn: Tensor, order: Tensor, ids: Tensor, latest: Tensor) -> None:
+    if len(order) > 0:
+        tables = _tables(answers, draw_step, drawn)
+        _launch("plan_record", answers, *tables, order.data_ptr(), ids.data_ptr(), len(order), latest.data_ptr())
+
+
+def _launch(op: str, on: Tensor, *arguments: Any) -> None:
+    with torch.cuda.device(on.device):
+        code = getattr(native._C, f"cuda_{op}")(*arguments, torch.cuda.current_stream().cuda_stream)
+    native.raise_cuda_error(op, code)
+
+
+def _tables(answers: Tensor, draw_step: Tensor, drawn: Tensor) -> tuple[int, ...]:
+    (slots, width), draws = answers.shape, draw_step.shape[1]
+    return answers.data_ptr(), width, draw_step.data_ptr(), draws, drawn.data_ptr(), slots
