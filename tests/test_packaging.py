@@ -70,6 +70,17 @@ def checkout(tmp_path: Path) -> Path:
     return target
 
 
+# those compiled once, what every binding needs, and one kernel
+LIGHT_SOURCES = (
+    "crew.cpp",
+    "fork.cpp",
+    "isa.cpp",
+    "plan_ahead.cpp",
+    "plan_steps.cpp",
+    "recording.cpp",
+    "swiglu.cpp",
+    "threads.cpp",
+)
 LIGHT_BINDINGS = """
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -89,7 +100,7 @@ def light(checkout: Path) -> Path:
     """The same with swiglu as its only kernel: enough to see how the extension is built, carried and found."""
     for folder in ("cpu", "bindings", "paging"):
         for source in (checkout / "csrc" / folder).glob("*.cpp"):
-            if source.name not in ("isa.cpp", "fork.cpp", "threads.cpp", "swiglu.cpp"):
+            if source.name not in LIGHT_SOURCES:
                 source.unlink()
     (checkout / "csrc" / "bindings.cpp").write_text(LIGHT_BINDINGS, encoding="utf-8")
     return checkout
