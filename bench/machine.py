@@ -53,14 +53,15 @@ def multiply_rate(rounded: bool = False, device: str = "cpu") -> float:
 
 def _best(call: Callable[[], Any], device: str) -> float:
     """Seconds of the fastest call in half a second, at least 20: others may hold up the machine for a while."""
-    times: list[float] = []
-    while len(times) < 20 or sum(times) < 0.5:
+    best, calls, begun = float("inf"), 0, time.perf_counter()
+    while calls < 20 or time.perf_counter() - begun < 0.5:
         start = time.perf_counter()
         call()
         if device != "cpu":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        best = min(best, time.perf_counter() - start)
+        calls += 1
+    return best
 
 
 @cache

@@ -36,7 +36,8 @@ def test_values_and_gradients(backend, dtype, shape, with_bias):
         expected = qkv_linear(*exact)
     with use_backend(backend):
         outputs = qkv_linear(*leaves)
-        weights = [torch.randn_like(y) for y in outputs]
+        gen = torch.Generator().manual_seed(1)
+        weights = [torch.randn(y.shape, generator=gen).to(y) for y in outputs]
         torch.autograd.backward(outputs, weights)
     torch.autograd.backward(expected, [w.double() for w in weights])
     for name, actual, wanted in zip("qkv", outputs, expected, strict=True):
