@@ -19,9 +19,8 @@ from illume_fast.engine.cache import PagedCache
 from illume_fast.engine.plan import Ranges
 from illume_fast.engine.scheduler import Row
 from illume_fast.engine.step import Buffers, Group, Shape
-from illume_fast.engine.tables import Tables
+from illume_fast.engine.tables import Ints, Tables
 
-Ints = NDArray[np.int64]
 Rounding = Callable[[int], int]
 
 

@@ -57,6 +57,7 @@ class Run:
         self.steps = self.drawn = self.finished = 0
         self._on_step, self._on_partial = on_step, on_partial
         self._cancelled: set[str] = set()
+        self._examined: Request | None = None
 
     def cancel(self, request_id: str) -> None:
         """Let the samples of a request go before the next step; from any thread."""
@@ -83,7 +84,9 @@ class Run:
         scheduler = self.scheduler
         while (upcoming := scheduler.upcoming()) is not None:
             request, sample = upcoming
-            reason = refusal(request) or scheduler.too_large(request)
+            # once a request, not at every step that it waits for room
+            reason = None if request is self._examined else refusal(request) or scheduler.too_large(request)
+            self._examined = request if reason is None else None
             if request.id in self._cancelled:
                 scheduler.drop(request)
                 self.finished += 1

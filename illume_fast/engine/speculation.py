@@ -21,8 +21,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from illume_fast.engine.batch import Batch, Rounding, laid_out
 from illume_fast.engine.cache import PagedCache
@@ -98,7 +96,7 @@ class Window(Batch):
         kinds = tables.range_of[slots[:, None], drawn[:, None] + ahead]
         resized = self._sizes is None or not np.array_equal(sizes, self._sizes)
         if resized:
-            self._speculation.window[self._on_device(slots)] = self._on_device(sizes)
+            self._speculation.window[tables.on_device(slots)] = tables.on_device(sizes)
         if self._shape is None or self._kinds is None or resized or not np.array_equal(kinds, self._kinds):
             self._shape = self._laid_out_ahead(kinds, sizes)
         self._sizes, self._kinds = sizes, kinds
@@ -143,9 +141,6 @@ class Window(Batch):
         self._speculation.row_steps += len(counts)
         self._speculation.accepted += int(counts.sum())
         return Taken(counts, made[np.arange(len(made)), counts - 1].tolist())
-
-    def _on_device(self, array: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array).to(self._speculation.window.device, non_blocking=True)
 
 
 @torch.no_grad()

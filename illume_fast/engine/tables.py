@@ -65,13 +65,13 @@ class Tables:
             self._make(_grown(width, self.width), _grown(draws, self.most_draws), _grown(kinds, self.kinds))
             if in_flight:
                 self._write(in_flight)
-                slots = self._tensor(np.array([row.slot for row in in_flight]))
+                slots = self.on_device(np.array([row.slot for row in in_flight]))
                 self.answers[slots, : answers.shape[1]] = answers[slots]
                 self.drawn_there[slots] = drawn[slots]
         self._write(rows)
         fresh = np.array([row.slot for row in rows])
         self.drawn[fresh] = 0
-        self.drawn_there[self._tensor(fresh)] = 0
+        self.drawn_there[self.on_device(fresh)] = 0
 
     def _write(self, rows: Sequence[Row]) -> None:
         count = len(rows)
@@ -96,7 +96,7 @@ class Tables:
             self.guided_draws[row.slot] = sampling.guided_draws(plan.draws) if row.is_guided else 0
         slots = np.array([row.slot for row in rows])
         self.step_of[slots], self.range_of[slots] = steps, ranges
-        at = self._tensor(slots)
+        at = self.on_device(slots)
         sampling_of = [row.request.sampling for row in rows]
         for table, values in (
             (self.answers, answers),
@@ -111,7 +111,7 @@ class Tables:
             (self.guidance_from, np.array([s.guidance_from for s in sampling_of])),
             (self.guidance_until, np.array([_until(s.guidance_until) for s in sampling_of])),
         ):
-            table.index_copy_(0, at, self._tensor(values))
+            table.index_copy_(0, at, self.on_device(values))
 
     def splice(self, row: Row) -> None:
         """The rest of the row's plan has become another one; what it has drawn stays."""
@@ -126,7 +126,8 @@ class Tables:
             self.ranges.append(ranges)
         return self._range_ids[ranges]
 
-    def _tensor(self, array: NDArray) -> Tensor:
+    def on_device(self, array: NDArray) -> Tensor:
+        """A copy of `array` where the tables stand."""
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
 

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from illume_fast.kernels import native
 
+# what `plan_draw` returns: step, seed, guidance, temperature, top_k, top_p, min_p
+DRAW_TYPES = (*(torch.int64,) * 2, *(torch.float32,) * 2, torch.int64, *(torch.float32,) * 2)
+
 
 def declines(answers: Tensor, *rest: object) -> str | None:
     return native.missing if answers.is_cpu else "needs CPU tensors"
@@ -43,8 +46,7 @@ def draw(
     """The parameters of each row, and -1 or the first row without such a draw."""
     settings, ahead = [s for s in others[:-1] if s is not None], others[-1]
     kinds = settings[1].shape[1]
-    wide, narrow = torch.int64, torch.float32
-    outputs = [torch.empty(len(order), dtype=dtype) for dtype in (wide, wide, narrow, narrow, wide, narrow, narrow)]
+    outputs = [torch.empty(len(order), dtype=dtype) for dtype in DRAW_TYPES]
     bad = native._C.plan_draw(
         *tables(answers, draw_step, drawn),
         settings[0].data_ptr(),

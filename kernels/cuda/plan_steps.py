@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.kernels import native
-
-_DRAW_TYPES = (*(torch.int64,) * 2, *(torch.float32,) * 2, torch.int64, *(torch.float32,) * 2)
+from illume_fast.kernels.cpu.plan_steps import DRAW_TYPES, tables
 
 
 def declines(answers: Tensor, *rest: object) -> str | None:
@@ -28,7 +27,7 @@ def feed(
     _launch(
         "plan_feed",
         answers,
-        *_tables(answers, draw_step, drawn),
+        *tables(answers, draw_step, drawn),
         slot_of.data_ptr(),
         start.data_ptr(),
         len(slot_of),
@@ -57,13 +56,13 @@ def draw(
     ahead: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     settings = temperature, top_k, top_p, min_p, guidance, guidance_from, guidance_until, seed
-    outputs = tuple(torch.empty_like(order, dtype=dtype) for dtype in _DRAW_TYPES)
+    outputs = tuple(torch.empty_like(order, dtype=dtype) for dtype in DRAW_TYPES)
     if len(order) == 0:
         return outputs
     _launch(
         "plan_draw",
         answers,
-        *_tables(answers, draw_step, drawn),
+        *tables(answers, draw_step, drawn),
         draw_kind.data_ptr(),
         temperature.shape[1],
         *(setting.data_ptr() for setting in settings),
@@ -77,16 +76,11 @@ def draw(
 
 def record(answers: Tensor, draw_step: Tensor, drawn: Tensor, order: Tensor, ids: Tensor, latest: Tensor) -> None:
     if len(order) > 0:
-        tables = _tables(answers, draw_step, drawn)
-        _launch("plan_record", answers, *tables, order.data_ptr(), ids.data_ptr(), len(order), latest.data_ptr())
+        at = tables(answers, draw_step, drawn)
+        _launch("plan_record", answers, *at, order.data_ptr(), ids.data_ptr(), len(order), latest.data_ptr())
 
 
 def _launch(op: str, on: Tensor, *arguments: Any) -> None:
     with torch.cuda.device(on.device):
         code = getattr(native._C, f"cuda_{op}")(*arguments, torch.cuda.current_stream().cuda_stream)
     native.raise_cuda_error(op, code)
-
-
-def _tables(answers: Tensor, draw_step: Tensor, drawn: Tensor) -> tuple[int, ...]:
-    (slots, width), draws = answers.shape, draw_step.shape[1]
-    return answers.data_ptr(), width, draw_step.data_ptr(), draws, drawn.data_ptr(), slots
