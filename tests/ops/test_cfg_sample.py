@@ -1,9 +1,12 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sampling_oracle import drawn, mixed, survivors
+from sampling_cases import FILTERS, assert_rows_do_not_see_each_other, drawn_by
+from sampling_oracle import drawn, survivors
 from support import DEVICE, backend_names, backends_here, skip_unless_runs
 
 from illume_fast.bench.inputs import logits
@@ -13,15 +16,6 @@ from illume_fast.ops.philox import philox, scaled
 
 BACKENDS = backend_names(cfg_sample_op)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-FILTERS = [
-    pytest.param({}, id="none"),
-    pytest.param({"top_k": 50}, id="top-k"),
-    pytest.param({"top_p": 0.8}, id="top-p"),
-    pytest.param({"min_p": 0.05}, id="min-p"),
-    pytest.param({"top_k": 300, "top_p": 0.7, "min_p": 0.01, "temperature": 1.7}, id="all"),
-    pytest.param({"temperature": 0.0, "top_k": 3}, id="greedy"),
-]
-DEFAULTS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 NAN, INF = float("nan"), float("inf")
 
 
@@ -32,12 +26,8 @@ def on(backend, cond, uncond, **settings):
         return cfg_sample(cond, uncond, **settings)
 
 
-def expected(cond, uncond, guidance, seed, step, **settings):
-    out = []
-    for c, u in zip(cond.double().cpu().numpy(), uncond.double().cpu().numpy(), strict=True):
-        _, p = survivors(mixed(c, u, guidance), **{**DEFAULTS, **settings})
-        out.append(drawn(p, seed, step))
-    return out
+def expected(*args, **settings):
+    return drawn_by(drawn, *args, **settings)
 
 
 @pytest.mark.parametrize("settings", FILTERS)
@@ -107,26 +97,7 @@ def test_distribution(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_do_not_see_each_other(backend):
-    rows = 9
-    cond, uncond = (t.to(DEVICE) for t in logits(rows, 777))
-    per_row = {
-        "guidance": torch.linspace(0, 4, rows),
-        "temperature": torch.tensor([0.0, 0.5, 1.0] * 3),
-        "top_k": torch.arange(rows) * 40,
-        "top_p": torch.linspace(0.2, 1, rows),
-        "min_p": torch.linspace(0, 0.1, rows),
-        "seed": torch.arange(rows) * 1234567891011,
-        "step": torch.arange(rows) * 7,
-    }
-    per_row = {k: v.to(DEVICE) for k, v in per_row.items()}
-    together = on(backend, cond, uncond, **per_row)
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    shuffled = on(backend, cond[order], uncond[order], **{k: v[order] for k, v in per_row.items()})
-    assert torch.equal(shuffled, together[order])
-    for row in range(rows):
-        one = slice(row, row + 1)
-        alone = on(backend, cond[one], uncond[one], **{k: v[row].item() for k, v in per_row.items()})
-        assert alone.item() == together[row]
+    assert_rows_do_not_see_each_other(partial(on, backend))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
