@@ -1,22 +1,15 @@
 #include "illume_fast/plan_ahead.h"
 
-#include "bindings.h"
+#include "plan_arguments.h"
 
 namespace illume_fast {
-namespace {
-
-PlanTables tables(Address answers, int64_t width, Address draw_step, int64_t draws, Address drawn, int64_t slots) {
-  return {pointer<int64_t>(answers), width, pointer<const int64_t>(draw_step), draws, pointer<int64_t>(drawn), slots};
-}
-
-}  // namespace
 
 void register_plan_ahead(py::module_& m) {
   define(m, "plan_feed_ahead",
          [](Address answers, int64_t width, Address draw_step, int64_t draws, Address drawn, int64_t slots,
             Address slot_of, Address start, Address window, int64_t streams, int64_t most, int64_t filler,
             int64_t page_size, Address ids, Address positions, Address stream_of, Address last, int64_t tokens) {
-           return plan_feed_ahead(tables(answers, width, draw_step, draws, drawn, slots),
+           return plan_feed_ahead(plan_tables(answers, width, draw_step, draws, drawn, slots),
                                   pointer<const int64_t>(slot_of), pointer<const int64_t>(start),
                                   pointer<const int64_t>(window), streams, most, filler, page_size,
                                   pointer<int64_t>(ids), pointer<int64_t>(positions), pointer<int64_t>(stream_of),
@@ -30,7 +23,7 @@ void register_plan_ahead(py::module_& m) {
   define(m, "plan_accept",
          [](Address answers, int64_t width, Address draw_step, int64_t draws, Address drawn, int64_t slots, Address order,
             Address window, Address made, int64_t rows, int64_t most) {
-           return plan_accept(tables(answers, width, draw_step, draws, drawn, slots), pointer<const int64_t>(order),
+           return plan_accept(plan_tables(answers, width, draw_step, draws, drawn, slots), pointer<const int64_t>(order),
                               pointer<const int64_t>(window), pointer<int64_t>(made), rows, most);
          });
 }
