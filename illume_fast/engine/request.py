@@ -245,7 +245,10 @@ class Result:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Partial:
-    """A sample under way: `ids` int64[S'] is its answer so far, with the forced ids before the next draw."""
+    """A sample under way: `ids` int64[S'] is its answer so far, with the forced ids before the next draw.
+
+    It is the beginning of what comes out, whatever the plan; of an answer that is whole, nothing is told.
+    """
 
     request: Request
     sample: int
