@@ -58,10 +58,12 @@ def test_nothing_else_is_waited_for():
     engine = small_engine(model, speculative=3, speculative_tokens=12)
     asked = [ask(i, plan=(PICTURE, TEXT, SMALL)[i % 3], guidance=1.0 + i % 2, partial_every=4) for i in range(9)]
     asked.append(ask(20, prompt=(features_of("a", 9),)))
-    expected = run(engine, asked)
+    expected, shown = run(engine, asked), []
     engine.clear()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        assert run(engine, asked) == expected
+        found = list(engine.generate(asked, on_partial=shown.append))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert {(r.request.id, r.sample): r.ids.tolist() for r in found} == expected
+    assert shown
