@@ -5,6 +5,7 @@ namespace illume_fast {
 void register_cfg_sample(pybind11::module_& m);
 void register_code_statistics(pybind11::module_& m);
 void register_codebook_ema(pybind11::module_& m);
+void register_cuda_plan_ahead(pybind11::module_& m);
 void register_cuda_plan_steps(pybind11::module_& m);
 void register_decode_attention(pybind11::module_& m);
 void register_gather_rows(pybind11::module_& m);
@@ -32,6 +33,7 @@ PYBIND11_MODULE(_C, m) {
   illume_fast::register_cfg_sample(m);
   illume_fast::register_code_statistics(m);
   illume_fast::register_codebook_ema(m);
+  illume_fast::register_cuda_plan_ahead(m);
   illume_fast::register_cuda_plan_steps(m);
   illume_fast::register_decode_attention(m);
   illume_fast::register_gather_rows(m);

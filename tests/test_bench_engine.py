@@ -17,6 +17,7 @@ from illume_fast.bench.engine.share import outside_share
 from illume_fast.bench.report import write_report
 from illume_fast.bench.table import table
 from illume_fast.cli import main
+from illume_fast.engine import Engine
 from illume_fast.kernels import native
 from illume_fast.model.config import DecoderConfig
 from illume_fast.model.presets import illume_plus_3b, illume_plus_7b
@@ -182,6 +183,18 @@ def test_an_engine_that_replays_nothing_is_an_error():
     assert illume_plus._replayed(made)["graph_replays"] > 0
 
 
+@pytest.mark.parametrize("contest_", illume_plus.REHEARSAL[2:], ids=lambda c: c.name)
+def test_guessing_beside_one_draw_a_step(contest_):
+    rows = run_contest(replace(contest_, check=lambda made: None, fewest=1), seconds=0.001)
+    assert [row["who"] for row in rows] == ["illume_fast", "without guessing"]
+    assert 1 <= rows[0]["accepted_per_step"] <= 4
+    made = contest_.make("cpu", ExitStack())
+    plain = replace(made, engine=Engine(made.model, replace(made.engine.config, speculative_tokens=0)))
+    plain.draw()
+    with pytest.raises(RuntimeError, match="no step guessed"):
+        illume_plus._replayed(plain)
+
+
 def test_time_outside_kernels_is_a_part_of_the_whole(monkeypatch):
     made = steps().make("cpu", ExitStack())
     assert 0 < guided.share_of_steps(made)["outside_share"] < 1
@@ -273,7 +286,10 @@ def test_the_command_rehearses(tmp_path, capsys):
     file = tmp_path / "rows.jsonl"
     assert (
         main(
-            ["bench", "engine", "--rehearse", "--case", "batch 1,", "--peer", "--seconds", "0.01", "--json", str(file)]
+            [
+                *("bench", "engine", "--rehearse", "--case", "64, batch 1,", "--peer"),
+                *("--seconds", "0.01", "--json", str(file)),
+            ]
         )
         == 0
     )

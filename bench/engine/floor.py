@@ -21,6 +21,10 @@ class Work:
     def __mul__(self, times: float) -> "Work":
         return Work(self.bytes * times, self.operations * times, self.footprint)
 
+    def read_once_in(self, steps: int) -> "Work":
+        """The same of so many steps that read everything together."""
+        return Work(self.bytes / steps, self.operations, self.footprint)
+
     @property
     def whole(self) -> dict[str, int]:
         """The numbers as a contest takes them."""

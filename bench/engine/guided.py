@@ -103,8 +103,12 @@ def make(
     batch: int,
     prompt: int,
     unconditional: int,
+    **engine: Any,
 ) -> Callable[[str, ExitStack], Guided]:
-    """What makes a `Guided` on a device, with random prompts of ids below 1000 and a cache just large enough."""
+    """What makes a `Guided` on a device, with random prompts of ids below 1000 and a cache just large enough.
+
+    `engine` goes to the `EngineConfig`.
+    """
 
     def made(device: str, stack: ExitStack) -> Guided:
         gen = torch.Generator().manual_seed(1)
@@ -115,10 +119,15 @@ def make(
         model = random_model(config, dtype, device)
         # prompts are kept beside the streams, which share their full pages
         tokens = batch * (prompt + unconditional + 2 * (len(plan) + 2 * _PAGE)) + unconditional + 2 * _PAGE
-        engine = Engine(model, EngineConfig(max_batch=batch, cache_tokens=tokens, page_size=_PAGE))
+        settings = EngineConfig(max_batch=batch, cache_tokens=tokens, page_size=_PAGE, **engine)
         prompts = [ids(prompt) for _ in range(batch)]
         return Guided(
-            model=model, engine=engine, plan=plan, sampling=sampling, prompts=prompts, unconditional=ids(unconditional)
+            model=model,
+            engine=Engine(model, settings),
+            plan=plan,
+            sampling=sampling,
+            prompts=prompts,
+            unconditional=ids(unconditional),
         )
 
     return made

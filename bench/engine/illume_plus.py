@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from illume_fast.bench.engine import guided, hugging_face
 from illume_fast.bench.engine.contest import Contest, once
 from illume_fast.bench.engine.floor import decode_step, reading
 from illume_fast.data.sizes import image_grid
-from illume_fast.engine import SamplingParams, SamplingSet
+from illume_fast.engine import Engine, SamplingParams, SamplingSet
 from illume_fast.model.config import DecoderConfig
 from illume_fast.model.generation_config import CheckpointConfig
 from illume_fast.model.presets import illume_plus_3b, illume_plus_7b
@@ -21,6 +22,8 @@ SAMPLING = SamplingParams((SamplingSet(top_k=2048), SamplingSet(top_k=6144)), gu
 PROMPT, UNCONDITIONAL = 64, 16
 _SIDE = 256
 _EAGER, _COMPILED = "transformers, static cache", "transformers compiled, static cache"
+_PLAIN = "without guessing"
+_AHEAD = 4
 
 
 def pictures(
@@ -31,20 +34,40 @@ def pictures(
     *,
     decoder: DecoderConfig | None = None,
     side: int = _SIDE,
+    ahead: int = 1,
+    guidance: float = SAMPLING.guidance,
 ) -> Contest:
-    """`batch` guided pictures of `side` x `side`, drawn together in bfloat16; `decoder` takes the preset's place."""
+    """`batch` pictures of `side` x `side`, drawn together in bfloat16; `decoder` takes the preset's place.
+
+    Steps guess `ahead` draws; the floor is then that of steps which keep them all.
+    """
     decoder = decoder or preset.model.decoder
     tower, vocab = preset.model.vision_tower, preset.model.vocab
     plan = picture_plan(vocab, image_grid((side, side), tower.semantic_encoder, tower.pixel_encoder))
     steps = len(plan.draws)
     rows = sum(plan.sites[s].hi - plan.sites[s].lo for s in plan.site[plan.draws].tolist()) / steps
-    contexts = [length + len(plan) / 2 for length in (PROMPT, UNCONDITIONAL)]
+    branches = (PROMPT, UNCONDITIONAL) if guidance != 1 else (PROMPT,)
+    contexts = [length + len(plan) / 2 for length in branches]
     work = decode_step(decoder, contexts, batch=batch, head_rows=rows, itemsize=2) * steps
-    work += reading(decoder, [PROMPT] * batch + [UNCONDITIONAL], itemsize=2)
-    make = guided.make(decoder, torch.bfloat16, plan, SAMPLING, batch=batch, prompt=PROMPT, unconditional=UNCONDITIONAL)
+    work = work.read_once_in(ahead)
+    work += reading(decoder, [PROMPT] * batch + [*branches[1:]], itemsize=2)
+    make = guided.make(
+        decoder,
+        torch.bfloat16,
+        plan,
+        replace(SAMPLING, guidance=guidance),
+        batch=batch,
+        prompt=PROMPT,
+        unconditional=UNCONDITIONAL,
+        speculative=ahead,
+        speculative_tokens=ahead * batch * len(branches),
+    )
+    what = f"ILLUME+ {name}, {side} x {side}"
+    if ahead > 1:
+        what += f", guidance {guidance:g}, {ahead} draws a step"
     return Contest(
         op="engine",
-        name=f"ILLUME+ {name}, {side} x {side}, batch {batch}, torch.bfloat16",
+        name=f"{what}, batch {batch}, torch.bfloat16",
         make=make,
         check=guided.check,
         ours=_ours,
@@ -53,7 +76,7 @@ def pictures(
         pictures=batch,
         rounded=True,
         fewest=2,
-        scale=(f"ILLUME+ {name}, {side} x {side}", "pictures together", batch),
+        scale=(what, "pictures together", batch),
         **work.whole,
     )
 
@@ -76,15 +99,25 @@ def _theirs(compiled: bool) -> Any:
     return peer
 
 
-_PEERS: Mapping[str, Any] = {_EAGER: _theirs(False), _COMPILED: _theirs(True)}
+def _without_guessing(made: guided.Guided, stack: ExitStack) -> Turn:
+    engine = Engine(made.model, replace(made.engine.config, speculative=None))
+    return once(replace(made, engine=engine).draw)
+
+
+_PEERS: Mapping[str, Any] = {_EAGER: _theirs(False), _COMPILED: _theirs(True), _PLAIN: _without_guessing}
 
 
 def _replayed(made: guided.Guided) -> dict[str, Any]:
-    """How many steps were replays of a recorded one. RuntimeError where none was."""
-    replays = made.engine.graphs.replays
+    """How many steps were replays of a recorded one, and what they kept of their guesses. RuntimeError where none was
+    replayed, or none guessed that should have."""
+    replays, speculation = made.engine.graphs.replays, made.engine.speculation
     if not replays:
         raise RuntimeError(f"engine: no recorded step was replayed: {made.engine.graphs.refusal}")
-    return {"graph_replays": replays}
+    if speculation is None:
+        return {"graph_replays": replays}
+    if speculation.accepted_per_step is None:
+        raise RuntimeError("engine: no step guessed")
+    return {"graph_replays": replays, "accepted_per_step": speculation.accepted_per_step}
 
 
 _TINY = DecoderConfig(
@@ -101,6 +134,11 @@ _BOTH = _EAGER, _COMPILED
 CONTESTS = [
     pictures("7B", illume_plus_7b(), 64, _BOTH),
     pictures("7B", illume_plus_7b(), 1, _BOTH),
+    *(
+        pictures("7B", illume_plus_7b(), batch, (_PLAIN,), ahead=_AHEAD, guidance=guidance)
+        for guidance in (3.0, 1.0)
+        for batch in (1, 2)
+    ),
     pictures("7B", illume_plus_7b(), 256, (_EAGER,)),
     pictures("7B", illume_plus_7b(), 16, (_EAGER,)),
     pictures("7B", illume_plus_7b(), 4, ()),
@@ -110,4 +148,11 @@ CONTESTS = [
     pictures("3B", illume_plus_3b(), 16, ()),
     pictures("3B", illume_plus_3b(), 4, ()),
 ]
-REHEARSAL = [pictures("tiny", illume_plus_7b(), batch, _BOTH, decoder=_TINY, side=64) for batch in (2, 1)]
+REHEARSAL = [
+    *(pictures("tiny", illume_plus_7b(), batch, _BOTH, decoder=_TINY, side=64) for batch in (2, 1)),
+    *(
+        pictures("tiny", illume_plus_7b(), batch, (_PLAIN,), decoder=_TINY, side=64, ahead=_AHEAD, guidance=guidance)
+        for guidance in (3.0, 1.0)
+        for batch in (1, 2)
+    ),
+]

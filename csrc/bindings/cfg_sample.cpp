@@ -17,11 +17,11 @@ namespace {
 using Numbers = std::tuple<float, float, int64_t, float, float, int64_t, int64_t>;
 using Addresses = std::array<Address, 7>;
 
-SampleParameters parameters_of(const Numbers& n, const Addresses& at, Noise noise = Noise::inverse) {
+SampleParameters parameters_of(const Numbers& n, const Addresses& at, int noise) {
   return {{std::get<0>(n), pointer<float>(at[0])},   {std::get<1>(n), pointer<float>(at[1])},
           {std::get<2>(n), pointer<int64_t>(at[2])}, {std::get<3>(n), pointer<float>(at[3])},
           {std::get<4>(n), pointer<float>(at[4])},   {std::get<5>(n), pointer<int64_t>(at[5])},
-          {std::get<6>(n), pointer<int64_t>(at[6])}, noise};
+          {std::get<6>(n), pointer<int64_t>(at[6])}, static_cast<Noise>(noise)};
 }
 
 }  // namespace
@@ -32,7 +32,7 @@ void register_cfg_sample(py::module_& m) {
            int64_t first, int64_t rows, int64_t size, const Numbers& numbers, const Addresses& at, int noise) {
           return cfg_sample(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond), uncond_stride,
                             pointer<int64_t>(ids), first, rows, size,
-                            parameters_of(numbers, at, static_cast<Noise>(noise)));
+                            parameters_of(numbers, at, noise));
         });
   define(m, "cfg_mix", [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride,
                       int out_dtype, Address out, int64_t rows, int64_t size, float guidance, Address guidance_rows) {
@@ -45,10 +45,11 @@ void register_cfg_sample(py::module_& m) {
 #ifdef ILLUME_FAST_CUDA_ARCHITECTURES
   define(m, "cuda_cfg_sample",
         [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride, Address ids,
-           int64_t first, int64_t rows, int64_t size, const Numbers& numbers, const Addresses& at, Address stream) {
+           int64_t first, int64_t rows, int64_t size, const Numbers& numbers, const Addresses& at, int noise,
+           Address stream) {
           return cuda::cfg_sample(static_cast<DType>(dtype), pointer(cond), cond_stride, pointer(uncond),
                                   uncond_stride, pointer<int64_t>(ids), first, rows, size,
-                                  parameters_of(numbers, at), pointer(stream));
+                                  parameters_of(numbers, at, noise), pointer(stream));
         });
   define(m, "cuda_cfg_mix",
         [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride, int out_dtype,

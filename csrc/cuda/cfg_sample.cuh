@@ -1,21 +1,12 @@
-// The draw of one row by a group of blocks: mixed logits become integer keys, a radix search finds each threshold, and sums
-// of fixed-point weights are exact, so that no order of threads changes the answer.
+// The draw of one row by a group of blocks: mixed logits become integer keys, a radix search finds each threshold, and the
+// draw looks for a place in the mass that is left, or lets the tokens race.
 #pragma once
 
-#include "cluster.cuh"
-#include "common.cuh"
 #include "illume_fast/cfg_sample.h"
 #include "illume_fast/philox.h"
+#include "keys.cuh"
 
 namespace illume_fast::cuda {
-
-constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / 32;
-constexpr int kBins = 256;  // a digit of 8 bits; four digits make a key
-constexpr int32_t kKeyOfMinusInf = -0x7f800000 - 1;
-constexpr int32_t kKeyOfInf = 0x7f800000;
-constexpr double kWeightScale = 0x1p40;
-constexpr unsigned kAll = 0xffffffffu;
 
 struct Args {
   const void *cond, *uncond;
@@ -29,65 +20,6 @@ struct Args {
 template <typename T>
 __device__ T at(const PerRow<T>& parameter, int64_t row) {
   return parameter.rows != nullptr ? parameter.rows[row] : parameter.value;
-}
-
-__device__ inline int32_t to_key(float x) {
-  const int32_t bits = __float_as_int(x + 0.0f);  // -0 becomes +0
-  return bits ^ ((bits >> 31) & 0x7fffffff);
-}
-__device__ inline float from_key(int32_t key) { return __int_as_float(key ^ ((key >> 31) & 0x7fffffff)); }
-__device__ inline uint32_t ordered(int32_t key) { return static_cast<uint32_t>(key) ^ 0x80000000u; }
-__device__ inline int32_t from_ordered(uint32_t x) { return static_cast<int32_t>(x ^ 0x80000000u); }
-
-// What the blocks of a cluster tell each other; every exchange has its own place, so one barrier each is enough.
-struct Exchange {
-  unsigned long long values[4];
-  int32_t top;
-};
-
-struct Shared {
-  uint32_t counts[kWarps][kBins];
-  unsigned long long masses[2][kBins];  // of this block; two, since others may still read the one before
-  unsigned long long merged[kBins];
-  unsigned long long scratch[kWarps];
-  unsigned long long found;
-  uint32_t digit;
-  Exchange exchange;
-};
-
-// Adds a 64-bit weight in two native 32-bit steps; the sum is exact whatever the order.
-__device__ inline void add(unsigned long long* where, unsigned long long weight) {
-  auto* words = reinterpret_cast<uint32_t*>(where);
-  const auto low = static_cast<uint32_t>(weight);
-  const uint32_t before = atomicAdd(words, low);
-  const uint32_t high = static_cast<uint32_t>(weight >> 32) + (before + low < before ? 1u : 0u);
-  if (high != 0) atomicAdd(words + 1, high);
-}
-
-__device__ inline unsigned long long warp_sum(unsigned long long x) {
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(kAll, x, offset);
-  return x;
-}
-
-// Sum over the block, to all its threads.
-__device__ inline unsigned long long block_sum(unsigned long long x, Shared& s) {
-  x = warp_sum(x);
-  if (threadIdx.x % 32 == 0) s.scratch[threadIdx.x / 32] = x;
-  __syncthreads();
-  x = 0;
-  for (int w = 0; w < kWarps; ++w) x += s.scratch[w];
-  __syncthreads();
-  return x;
-}
-
-// Sum over the cluster, to all; `place` has not been used before in this row.
-__device__ inline unsigned long long group_sum(unsigned long long x, int place, Shared& s) {
-  x = block_sum(x, s);
-  if (threadIdx.x == 0) s.exchange.values[place] = x;
-  Group::sync();
-  x = 0;
-  for (unsigned b = 0; b < Group::size(); ++b) x += Group::of(&s.exchange, b)->values[place];
-  return x;
 }
 
 // The mixed logits of one row, as keys. NaN and +inf have the key of +inf, which no good row has.
@@ -118,82 +50,6 @@ struct Slice {
 
   __device__ int32_t key(int64_t i) const { return i < cached ? keys[i] : row.key(begin + i); }
 };
-
-// In multiples of 2^-40; see illume_fast/ops/cfg_sample.py.
-__device__ inline unsigned long long weight_of(int32_t key, float best, float inverse) {
-  const float w = expf((from_key(key) - best) * inverse);
-  return static_cast<unsigned long long>(__double2ll_rn(static_cast<double>(w) * kWeightScale));
-}
-
-// The least key among those from `least` on such that the keys above it number (or weigh) at most `limit`; `least` itself
-// if all of them do. A radix search from the highest digit down.
-template <bool kWeights, typename S>
-__device__ int32_t threshold(const S& slice, int32_t least, unsigned long long limit, float best, float inverse,
-                             Shared& s) {
-  uint32_t prefix = 0;
-  unsigned long long above = 0;
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    unsigned long long* mine = s.masses[shift / 8 % 2];
-    if constexpr (kWeights) {
-      for (int i = threadIdx.x; i < kBins; i += kThreads) mine[i] = 0;
-    } else {
-      for (int i = threadIdx.x; i < kWarps * kBins; i += kThreads) (&s.counts[0][0])[i] = 0;
-    }
-    __syncthreads();
-    for (int64_t i = threadIdx.x; i < slice.count; i += kThreads) {
-      const int32_t key = slice.key(i);
-      const uint32_t x = ordered(key);
-      if (key < least || (shift < 24 && x >> (shift + 8) != prefix >> (shift + 8))) continue;
-      const uint32_t digit = x >> shift & (kBins - 1);
-      if constexpr (kWeights) {
-        add(&mine[digit], weight_of(key, best, inverse));
-      } else {
-        atomicAdd(&s.counts[threadIdx.x / 32][digit], 1u);
-      }
-    }
-    __syncthreads();
-    if constexpr (!kWeights) {
-      for (int bin = threadIdx.x; bin < kBins; bin += kThreads) {
-        uint32_t count = 0;
-        for (int w = 0; w < kWarps; ++w) count += s.counts[w][bin];
-        mine[bin] = count;
-      }
-    }
-    Group::sync();
-    for (int bin = threadIdx.x; bin < kBins; bin += kThreads) {
-      unsigned long long mass = 0;
-      for (unsigned b = 0; b < Group::size(); ++b) mass += Group::of(mine, b)[bin];
-      s.merged[bin] = mass;
-    }
-    __syncthreads();
-    if (threadIdx.x < 32) {
-      // lane l owns bins 8l to 8l + 7; what lies above them is found by a scan from the highest lane down
-      const int lane = threadIdx.x;
-      unsigned long long own = 0;
-      for (int k = 0; k < 8; ++k) own += s.merged[lane * 8 + k];
-      unsigned long long over = own;
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const unsigned long long other = __shfl_down_sync(kAll, over, offset);
-        if (lane + offset < 32) over += other;
-      }
-      over = above + over - own;
-      const unsigned past = __ballot_sync(kAll, over <= limit && over + own > limit);
-      if (past == 0) {
-        if (lane == 0) s.digit = kBins;  // everything fits
-      } else if (lane == 31 - __clz(past)) {
-        int bin = lane * 8 + 7;
-        while (over + s.merged[bin] <= limit) over += s.merged[bin--];
-        s.digit = bin;
-        s.found = over;
-      }
-    }
-    __syncthreads();
-    if (s.digit == kBins) return least;
-    prefix |= s.digit << shift;
-    above = s.found;
-  }
-  return from_ordered(prefix);
-}
 
 // The id of the first token whose running mass exceeds `target`, or -1 if that is not in this block's slice, before which
 // the mass `before` lies.
@@ -229,20 +85,37 @@ __device__ int64_t find(const S& slice, int32_t least, unsigned long long floor,
   }
 }
 
-// The largest key of the cluster, to all.
-__device__ inline int32_t group_max(int32_t key, Shared& s) {
-  key = __reduce_max_sync(kAll, key);
-  if (threadIdx.x % 32 == 0) s.scratch[threadIdx.x / 32] = ordered(key);
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    uint32_t best = 0;
-    for (int w = 0; w < kWarps; ++w) best = max(best, static_cast<uint32_t>(s.scratch[w]));
-    s.exchange.top = from_ordered(best);
+// The id with the least time among those that the threads of the cluster bring, the lowest of equals, to all of them.
+__device__ inline int64_t first_home(double time, unsigned long long id, Shared& s) {
+  // times are not below 0, so their bits have their order; -log(1) is -0
+  const auto bits = static_cast<unsigned long long>(__double_as_longlong(fabs(time)));
+  const unsigned long long first = group_min(bits, 1, s);
+  return static_cast<int64_t>(group_min(bits == first ? id : ~0ull, 2, s));
+}
+
+// The id of the token with the least -log(u) / weight, the lowest of equals, to all threads of the cluster.
+template <typename S>
+__device__ int64_t race(const S& slice, int32_t least, unsigned long long floor, float best, float inverse,
+                        uint64_t seed, uint64_t step, Shared& s) {
+  double earliest = INFINITY;
+  unsigned long long winner = ~0ull;
+  for (int64_t i = threadIdx.x; i < slice.count; i += kThreads) {
+    const int32_t key = slice.key(i);
+    if (key < least) continue;
+    const unsigned long long w = weight_of(key, best, inverse);
+    if (w < floor) continue;
+    const uint64_t id = static_cast<uint64_t>(slice.begin + i);
+    const double u = static_cast<double>((philox(seed, step, static_cast<uint32_t>(id), 1) >> 11) + 1) * 0x1p-53;
+    const double weight = static_cast<double>(w);
+    // -log(u) is at least 1 - u, so that few logarithms are needed; neither test lets a weight of 0 pass
+    if (!(1.0 - u < earliest * weight)) continue;
+    const double time = -log(u) / weight;
+    if (time < earliest) {
+      earliest = time;
+      winner = id;
+    }
   }
-  Group::sync();
-  int32_t top = kKeyOfMinusInf;
-  for (unsigned b = 0; b < Group::size(); ++b) top = max(top, Group::of(&s.exchange, b)->top);
-  return top;
+  return first_home(earliest, winner, s);
 }
 
 // Writes the row's id from the one thread that knows it; every thread of the cluster goes the same way.
@@ -277,26 +150,15 @@ __device__ void sample_row(const Args& a, int64_t index, float guidance, int32_t
   }
   const Slice<T, kTwo> slice{row, keys, begin, count, a.cached};
   if (temperature == 0.0f) {
-    // the first of the largest: a sum of nothing but the least id of each block would not do, so take the minimum
-    unsigned long long least = ~0ull;
+    unsigned long long first = ~0ull;
     for (int64_t i = threadIdx.x; i < count; i += kThreads) {
       if (slice.key(i) == top) {
-        least = begin + i;
+        first = begin + i;
         break;
       }
     }
-    for (int offset = 16; offset > 0; offset /= 2) least = min(least, __shfl_xor_sync(kAll, least, offset));
-    if (threadIdx.x % 32 == 0) s.scratch[threadIdx.x / 32] = least;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      for (int w = 1; w < kWarps; ++w) least = min(least, s.scratch[w]);
-      s.exchange.values[0] = least;
-    }
-    Group::sync();
-    if (leader) {
-      for (unsigned b = 0; b < Group::size(); ++b) least = min(least, Group::of(&s.exchange, b)->values[0]);
-      a.ids[index] = a.first + static_cast<int64_t>(least);
-    }
+    first = group_min(first, 0, s);
+    if (leader) a.ids[index] = a.first + static_cast<int64_t>(first);
     return;
   }
 
@@ -316,6 +178,12 @@ __device__ void sample_row(const Args& a, int64_t index, float guidance, int32_t
     least = threshold<true>(slice, least, limit, best, inverse, s);
   }
   const auto floor = static_cast<unsigned long long>(ceil(static_cast<double>(min_p) * kWeightScale));
+  const auto seed = static_cast<uint64_t>(at(p.seed, index)), step = static_cast<uint64_t>(at(p.step, index));
+  if (p.noise == Noise::race) {
+    const int64_t id = race(slice, least, floor, best, inverse, seed, step, s);
+    if (leader) a.ids[index] = a.first + id;
+    return;
+  }
   unsigned long long mass = 0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) {
     const int32_t key = slice.key(i);
@@ -326,8 +194,7 @@ __device__ void sample_row(const Args& a, int64_t index, float guidance, int32_t
   const unsigned long long total = group_sum(mass, 1, s);
   unsigned long long before = 0;
   for (unsigned b = 0; b < Group::rank(); ++b) before += Group::of(&s.exchange, b)->values[1];
-  const uint64_t random = philox(static_cast<uint64_t>(at(p.seed, index)), static_cast<uint64_t>(at(p.step, index)));
-  const unsigned long long target = __umul64hi(random, total);
+  const unsigned long long target = __umul64hi(philox(seed, step), total);
   const int64_t id = find(slice, least, floor, best, inverse, target, before, s);
   if (id >= 0 && threadIdx.x % 32 == 0) a.ids[index] = a.first + id;
 }

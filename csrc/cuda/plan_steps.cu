@@ -9,7 +9,7 @@ __global__ void __launch_bounds__(kFeedThreads)
     feed_kernel(const PlanTables plan, const int64_t* slot_of, const int64_t* start, int64_t streams, int64_t filler,
                 int64_t page_size, const FeedOutputs out, int64_t tokens) {
   __shared__ FeedShared shared;
-  feed_block(plan, slot_of, start, streams, filler, page_size, out, tokens, shared);
+  feed_block(plan, slot_of, start, nullptr, streams, 1, filler, page_size, out, tokens, shared);
 }
 
 __global__ void __launch_bounds__(kThreads)

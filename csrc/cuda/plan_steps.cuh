@@ -19,20 +19,37 @@ struct FeedShared {
   int64_t of_warp[kFeedThreads / 32];
 };
 
-// Steps [first, stop) of the answer of a stream's slot; bad if there is no such draw.
+// The steps of the next `size` draws of a slot, its last draw's in front; null if they are not there, or do not rise.
+__device__ inline const int64_t* next_draws(const PlanTables& p, int64_t slot, int64_t size) {
+  const int64_t drawn = p.drawn[slot];
+  if (drawn < 1 || size < 1 || size > p.draws - drawn) return nullptr;
+  const int64_t* next = p.draw_step + slot * p.draws + drawn;
+  if (next[-1] < 0) return nullptr;
+  for (int64_t j = 0; j < size; ++j) {
+    if (next[j] <= next[j - 1] || next[j] > p.width) return nullptr;
+  }
+  return next;
+}
+
+// How many draws a slot makes at once: one without windows; 0 where there is no such slot, or its window does not fit.
+__device__ inline int64_t draws_at_once(const PlanTables& p, const int64_t* window, int64_t width, int64_t slot) {
+  if (slot < 0 || slot >= p.slots) return 0;
+  const int64_t size = window == nullptr ? 1 : window[slot];
+  return size <= width ? size : 0;
+}
+
+// What a stream is fed: the steps of its slot's answer from its last draw's on, `count` of them, for `size` draws at
+// `next`; null if there are no such draws.
 struct Fed {
-  int64_t slot, first, stop;
-  bool good;
+  int64_t slot, count, size;
+  const int64_t* next;
 };
 
-__device__ inline Fed fed_by(const PlanTables& p, int64_t slot) {
-  const Fed none{0, 0, 1, false};
-  if (slot < 0 || slot >= p.slots) return none;
-  const int64_t drawn = p.drawn[slot];
-  if (drawn < 1 || drawn >= p.draws) return none;
-  const int64_t* next = p.draw_step + slot * p.draws + drawn;
-  if (next[-1] < 0 || next[0] <= next[-1] || next[0] > p.width) return none;
-  return {slot, next[-1], next[0], true};
+__device__ inline Fed fed_by(const PlanTables& p, const int64_t* window, int64_t width, int64_t slot) {
+  const int64_t size = draws_at_once(p, window, width, slot);
+  const int64_t* next = size > 0 ? next_draws(p, slot, size) : nullptr;
+  if (next == nullptr) return {0, 1, 1, nullptr};
+  return {slot, next[size - 1] - next[-1], size, next};
 }
 
 // The sum of `value` over the block's threads up to this one; `total` over all of them.
@@ -54,24 +71,29 @@ __device__ inline int64_t sum_up_to(int64_t value, FeedShared& s, int64_t& total
 }
 
 // One block: thread i takes streams i, i + kFeedThreads, ... and then a share of the places left over. A stream whose
-// tokens do not fit has its newest at -1, which `gather_rows` answers with zeros.
-__device__ inline void feed_block(const PlanTables& p, const int64_t* slot_of, const int64_t* start, int64_t streams,
-                                  int64_t filler, int64_t page_size, const FeedOutputs& out, int64_t tokens,
-                                  FeedShared& shared) {
+// tokens do not fit has its newest behind them all, which `gather_rows` answers with NaN. `window` may be null, and `width`
+// is 1 then.
+__device__ inline void feed_block(const PlanTables& p, const int64_t* slot_of, const int64_t* start,
+                                  const int64_t* window, int64_t streams, int64_t width, int64_t filler,
+                                  int64_t page_size, const FeedOutputs& out, int64_t tokens, FeedShared& shared) {
   int64_t used = 0;
   for (int64_t from = 0; from < streams; from += kFeedThreads) {
     const int64_t s = from + threadIdx.x;
-    const Fed fed = s < streams ? fed_by(p, slot_of[s]) : Fed{0, 0, 0, false};
+    const Fed fed = s < streams ? fed_by(p, window, width, slot_of[s]) : Fed{0, 0, 0, nullptr};
     int64_t total;
-    const int64_t end = used + sum_up_to(fed.stop - fed.first, shared, total);
-    const bool fits = end <= tokens;
-    for (int64_t t = end - (fed.stop - fed.first), step = fed.first; t < end && t < tokens; ++t, ++step) {
-      const int64_t id = fed.good ? p.answers[fed.slot * p.width + step] : 0;
+    const int64_t begin = used + sum_up_to(fed.count, shared, total) - fed.count;
+    const bool good = fed.next != nullptr, fits = begin + fed.count <= tokens;
+    const int64_t first = good ? fed.next[-1] : 0;
+    for (int64_t i = 0; i < fed.count && begin + i < tokens; ++i) {
+      const int64_t id = good ? p.answers[fed.slot * p.width + first + i] : 0, t = begin + i;
       out.ids[t] = id < 0 ? 0 : id;
-      out.positions[t] = fed.good && fits ? start[s] + step : -1;
-      out.stream_of[t] = fed.good && fits ? s : filler;
+      out.positions[t] = good && fits ? start[s] + first + i : -1;
+      out.stream_of[t] = good && fits ? s : filler;
     }
-    if (s < streams) out.last[s] = fits ? end - 1 : -1;
+    for (int64_t j = 0; s < streams && j < width; ++j) {
+      const int64_t stop = good ? fed.next[j < fed.size ? j : fed.size - 1] : 1;
+      out.last[s * width + j] = fits ? begin + stop - first - 1 : tokens;
+    }
     used += total;
   }
   for (int64_t t = used + threadIdx.x; t < tokens; t += kFeedThreads) {

@@ -16,7 +16,12 @@ from illume_fast.data.errors import InputError
 
 Row = dict[str, Any]
 
-_SAID = {"pictures_per_s": "pictures/s", "tokens_per_s": "tokens/s", "outside_share": "of the time outside kernels"}
+_SAID = {
+    "pictures_per_s": "pictures/s",
+    "tokens_per_s": "tokens/s",
+    "outside_share": "of the time outside kernels",
+    "accepted_per_step": "draws kept a step",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from illume_fast.engine.plan import Ranges
 from illume_fast.engine.scheduler import Row
 from illume_fast.engine.step import Buffers, Group, Shape
 from illume_fast.engine.tables import Ints, Tables
+from illume_fast.engine.transfer import send
 
 Rounding = Callable[[int], int]
 
@@ -69,8 +69,8 @@ class Batch:
             table[s, : len(pages)] = pages
         buffers = self._buffers
         for target, values in ((buffers.slot_of[:streams], slot_of), (buffers.start[:streams], start)):
-            target.copy_(_tensor(values), non_blocking=True)
-        buffers.page_table[:streams, : table.shape[1]].copy_(_tensor(table), non_blocking=True)
+            send(values, target)
+        send(table, buffers.page_table[:streams, : table.shape[1]])
         self._pages = buffers.columns(table.shape[1])
 
     def shape(self) -> Shape:
@@ -146,13 +146,9 @@ def laid_out(
     for buffer, values, fill in targets:
         placed = [_padded(values[draws], g.count, fill) for draws, g in zip(members, groups, strict=True)]
         line = np.concatenate(placed)
-        buffer[: len(line)].copy_(_tensor(line), non_blocking=True)
+        send(line, buffer[: len(line)])
     return groups
 
 
 def _padded(values: Ints, count: int, fill: int) -> Ints:
     return np.concatenate([values, np.full(count - len(values), fill, np.int64)])
-
-
-def _tensor(array: NDArray) -> Tensor:
-    return torch.from_numpy(array)

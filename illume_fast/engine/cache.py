@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from illume_fast.engine.request import DecoderShape, Segment
+from illume_fast.engine.transfer import sent
 from illume_fast.kernels.paging import OutOfPages, PagePool
 
 Atoms = tuple[Hashable, ...]
@@ -73,7 +74,7 @@ class PagedCache:
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy page contents (source, destination) in every layer."""
         if pairs:
-            source, target = torch.tensor(pairs, device=self.k.device).T
+            source, target = sent(np.array(pairs, np.int64).T.copy(), self.k.device)
             self.k[:, target] = self.k[:, source]
             self.v[:, target] = self.v[:, source]
 

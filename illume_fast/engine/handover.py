@@ -1,4 +1,4 @@
-"""From the device to whoever asked: ids of rows that are through, and a look at those that may end any time.
+"""From the device to whoever asked: ids of rows that are through, parts of others, looks at those that may end soon.
 
 On a GPU a copy is started behind the step that draws the ids and read once the next step is launched, so that the GPU
 never waits for the host; on the CPU there is nothing to wait for. A slot may be used again as soon as its row has left:
@@ -11,31 +11,14 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from illume_fast.engine.request import Result
+from illume_fast.engine.request import Partial, Result
 from illume_fast.engine.scheduler import Row
-from illume_fast.engine.tables import Ints, Tables
+from illume_fast.engine.tables import Tables
+from illume_fast.engine.transfer import Fetch
 
 # a row, how many draws it had made, and what it drew last
 Seen: TypeAlias = tuple[Row, int, int]
-
-
-class Fetch:
-    """A copy of a tensor of ids, on its way to the host since this was made."""
-
-    def __init__(self, source: Tensor) -> None:
-        self._there = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
-        self._there.copy_(source, non_blocking=True)
-        self._done = torch.cuda.Event() if source.is_cuda else None
-        if self._done is not None:
-            self._done.record(torch.cuda.current_stream(source.device))
-
-    def ids(self) -> Ints:
-        """Waits for it."""
-        if self._done is not None:
-            self._done.synchronize()
-        return self._there.numpy()
 
 
 @dataclass(frozen=True)
@@ -55,12 +38,23 @@ class _Leaving:
         return Result.of(request, sample, ids[: self.last + 1] if stopped else ids, "stop" if stopped else "plan")
 
 
+@dataclass(frozen=True)
+class _Part:
+    row: Row
+    draws: int
+    ids: Fetch
+
+    def partial(self) -> Partial:
+        return Partial(request=self.row.request, sample=self.row.sample, ids=torch.tensor(self.ids.ids()))
+
+
 class Handover:
-    """Rows that left, and looks at rows that have not; both wait here until they are asked for."""
+    """Rows that left, and parts of and looks at rows that have not; all wait here until they are asked for."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._leaving: list[_Leaving] = []
+        self._parts: list[_Part] = []
         self._looks: list[tuple[Sequence[tuple[Row, int]], Fetch]] = []
 
     def leaves(self, row: Row, draws: int) -> Fetch:
@@ -70,7 +64,17 @@ class Handover:
         length = len(plan) if draws == tables.draws[row.slot] else last + 1
         answer = Fetch(tables.answers[row.slot, :length])
         self._leaving.append(_Leaving(row, last, answer))
+        self._parts = [part for part in self._parts if part.row is not row or part.draws < draws]
         return answer
+
+    def part(self, row: Row, draws: int) -> None:
+        """Bring what stands of the row's answer before its next draw, when it has made so many."""
+        until = int(self._tables.step_of[row.slot, draws])
+        self._parts.append(_Part(row, draws, Fetch(self._tables.answers[row.slot, :until])))
+
+    def drop(self, row: Row) -> None:
+        """The row has been cancelled: nobody is to hear of it any more."""
+        self._parts = [part for part in self._parts if part.row is not row]
 
     def look(self, rows: Sequence[Row]) -> None:
         """Bring what these rows drew last."""
@@ -84,6 +88,12 @@ class Handover:
         return [
             (row, draws, int(latest.ids()[row.slot])) for rows, latest in looks for row, draws in rows if not row.left
         ]
+
+    def parts(self) -> list[Partial]:
+        """What was brought since this was last asked for, but whole answers; waits for it. To be asked for behind
+        `seen`, which may tell that an answer is whole."""
+        parts, self._parts = self._parts, []
+        return [part.partial() for part in parts]
 
     def results(self) -> list[Result]:
         """Of the rows that have left since this was last asked for; waits for their ids."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from illume_fast.engine.cache import PagedCache
 from illume_fast.engine.request import GenerativeModel
 from illume_fast.engine.scheduler import Chunk
+from illume_fast.engine.transfer import send, sent
 from illume_fast.model.attention import PagedAttention
 
 
@@ -30,15 +31,14 @@ def read_batch(chunks: Sequence[Chunk], cache: PagedCache, model: GenerativeMode
     lengths = np.array([chunk.stop - chunk.start for chunk in chunks])
     tokens = int(lengths.sum())
     total = _round_up(tokens, row_multiple)
-    rows = np.full(total, len(chunks), np.int64)
+    rows = np.full(total, len(chunks), np.int32)
     rows[:tokens] = np.repeat(np.arange(len(chunks)), lengths)
     positions = _positions(tokens, total, cache.page_size)
     positions[:tokens] = np.concatenate([np.arange(chunk.start, chunk.stop) for chunk in chunks])
     held = [np.array(cache.pool.pages(chunk.prompt.sequence), np.int32) for chunk in chunks]
-    where = torch.from_numpy(positions).to(device)
-    attend = PagedAttention(
-        cache.k, cache.v, _page_table(held, cache.scratch, 1, device), torch.from_numpy(rows).int().to(device), where
-    )
+    where = sent(positions, device)
+    table = sent(_page_table(held, cache.scratch, 1), device)
+    attend = PagedAttention(cache.k, cache.v, table, sent(rows, device), where)
     return Reading(_embed(chunks, model, total, device), where, attend, (np.cumsum(lengths) - 1).tolist())
 
 
@@ -58,18 +58,18 @@ def _embed(chunks: Sequence[Chunk], model: GenerativeModel, total: int, device: 
             else:
                 features.append((at, segment.features[a:b]))
             at += b - a
-    embeds = model.embed(torch.from_numpy(ids).to(device))
+    embeds = model.embed(sent(ids, device))
     for start, values in features:
-        embeds[start : start + len(values)] = values.to(embeds)
+        send(values.to(embeds.dtype), embeds[start : start + len(values)])
     return embeds
 
 
-def _page_table(held: Sequence[NDArray[np.int32]], scratch: int, filler: int, device: torch.device) -> Tensor:
+def _page_table(held: Sequence[NDArray[np.int32]], scratch: int, filler: int) -> NDArray[np.int32]:
     """int32 [len(held) + filler, max pages]: unused places and the filler rows name the scratch page."""
     table = np.full((len(held) + filler, max(map(len, held))), scratch, np.int32)
     for row, pages in zip(table, held, strict=False):
         row[: len(pages)] = pages
-    return torch.from_numpy(table).to(device)
+    return table
 
 
 def _positions(tokens: int, total: int, page_size: int) -> NDArray[np.int64]:

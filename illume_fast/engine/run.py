@@ -3,9 +3,9 @@
 No id is looked at on the host while a step runs, unless a plan has stop ids or inserts. What the host does for a step
 is to count: how many tokens the streams bring, which rows draw together, who has come to its end.
 
-Where the device runs by itself (`Machine.lags`), what is looked at and handed out comes a step late, when the next step
-has been launched: a row with stop ids has drawn once more by then, which is cut off. A row that may insert a plan is
-looked at at once, since its next draw depends on it; and the ids of an answer to be kept are waited for.
+Where the device runs by itself (`Machine.lags`), what is looked at, shown and handed out comes a step late, when the
+next step has been launched: a row with stop ids has drawn once more by then, which is cut off. A row that may insert a
+plan is looked at at once, since its next draw depends on it; and the ids of an answer to be kept are waited for.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ from illume_fast.engine.cache import PagedCache, PromptStore
 from illume_fast.engine.graphs import Graphs
 from illume_fast.engine.handover import Handover, Seen
 from illume_fast.engine.reading import read_batch
-from illume_fast.engine.request import GenerativeModel, OnPartial, OnStep, Partial, Progress, Request, Result
+from illume_fast.engine.request import GenerativeModel, OnPartial, OnStep, Progress, Request, Result
 from illume_fast.engine.scheduler import Row, Scheduler
 from illume_fast.engine.speculation import Speculation, Taken, Window, decode_ahead
 from illume_fast.engine.tables import Ints, Tables
@@ -110,6 +110,7 @@ class Run:
             if row in scheduler.active:
                 self.batch = None
             scheduler.abandon(row)
+            self.handover.drop(row)
             self.finished += 1
             drawn = int(self.machine.tables.drawn[row.slot]) if row.ready else 0
             reason = f"cancelled after {drawn} of {len(row.plan.draws)} draws"
@@ -199,7 +200,7 @@ class Run:
             self._act_on(zip(rows, drawn.tolist(), taken.latest, strict=True))
         through = np.flatnonzero(drawn == tables.draws[batch.slots]).tolist()
         if self._on_partial is not None:
-            self._tell(batch, before, drawn, left, through)
+            self._show(batch, before, drawn, left, through)
         for r in through:
             if not rows[r].left:
                 self._leave(rows[r], int(drawn[r]))
@@ -228,9 +229,12 @@ class Run:
                 self._insert(row, token)
 
     def _arrived(self) -> list[Result]:
-        """Results that were on their way; and act on what was looked at before."""
+        """Results that were on their way; act on what was looked at before, and tell of what is under way."""
         results = self.handover.results()
         self._act_on(self.handover.seen())
+        if self._on_partial is not None:
+            for part in self.handover.parts():
+                self._on_partial(part)
         self.finished += len(results)
         return results
 
@@ -241,20 +245,15 @@ class Run:
         tables.splice(row)
         self.batch = None
 
-    def _tell(self, batch: Batch, before: Ints, drawn: Ints, left: Collection[int], through: Collection[int]) -> None:
-        assert self._on_partial is not None
-        tables = self.machine.tables
+    def _show(self, batch: Batch, before: Ints, drawn: Ints, left: Collection[int], through: Collection[int]) -> None:
+        """Bring the answers of which a part is due, as far as they stand."""
         for r, row in enumerate(batch.rows):
             every = row.request.partial_every
             if not every or r in left:
                 continue
             under_way = not row.left and r not in through
             for draws in range(before[r] // every * every + every, drawn[r] + under_way, every):
-                last, following = tables.step_of[row.slot, draws - 1 : draws + 1].tolist()
-                ids = tables.answers[row.slot, :following].cpu().clone()
-                if int(ids[last]) in row.plan.stop_ids:
-                    break  # the answer is whole, which is found out a step late (`Machine.lags`)
-                self._on_partial(Partial(request=row.request, sample=row.sample, ids=ids))
+                self.handover.part(row, draws)
 
     def _leave(self, row: Row, draws: int) -> None:
         """The row is through after so many draws."""

@@ -28,6 +28,7 @@ from illume_fast.engine.request import GenerativeModel
 from illume_fast.engine.scheduler import Row
 from illume_fast.engine.step import Buffers, Shape, draws_of
 from illume_fast.engine.tables import Ints, Tables
+from illume_fast.engine.transfer import Fetch
 from illume_fast.model.attention import PagedAttention
 from illume_fast.ops.gather_rows import gather_rows
 from illume_fast.ops.plan_ahead import NOT_TAKEN, plan_accept, plan_feed_ahead, plan_note
@@ -132,7 +133,7 @@ class Window(Batch):
 
     def taken(self) -> Taken:
         """What the step just made; the host looks here once a step, and waits for it. Nothing counts behind a stop."""
-        made = self._speculation.made.cpu().numpy()[self.slots]
+        made = Fetch(self._speculation.made).ids()[self.slots]
         counts = (made != NOT_TAKEN).sum(1)
         for r in self._stops:
             stops = np.isin(made[r, : counts[r]], list(self.rows[r].plan.stop_ids))

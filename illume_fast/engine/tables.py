@@ -12,6 +12,7 @@ from torch import Tensor
 
 from illume_fast.engine.plan import Ranges
 from illume_fast.engine.scheduler import Row
+from illume_fast.engine.transfer import sent
 
 Ints = NDArray[np.int64]
 _FOREVER = 2**62
@@ -128,7 +129,7 @@ class Tables:
 
     def on_device(self, array: NDArray) -> Tensor:
         """A copy of `array` where the tables stand."""
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+        return sent(array, self.device)
 
 
 def _grown(needed: int, had: int) -> int:

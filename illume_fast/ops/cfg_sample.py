@@ -34,7 +34,6 @@ from torch import Tensor
 
 from illume_fast.kernels.cpu import cfg_sample as cpu
 from illume_fast.kernels.cuda import cfg_sample as cuda
-from illume_fast.kernels.cuda.cfg_sample import declines_race
 from illume_fast.kernels.triton import declines as declines_triton
 from illume_fast.kernels.triton import lazily
 from illume_fast.ops.dispatch import Backend, declare
@@ -179,12 +178,16 @@ def check_rows(op: str, like: Tensor, rows: tuple[float | Tensor | str | None, .
             raise RuntimeError(f"{op}: devices {like.device} and {values.device} ({name}) differ")
 
 
+def _declines_triton(cond: Tensor, *rest: object) -> str | None:
+    return "noise 'race' has no Triton kernel" if rest[-1] == "race" else declines_triton(cond)
+
+
 cfg_sample_op = declare(
     "cfg_sample",
     cfg_sample_reference,
     Backend("cpu", cpu.run, cpu.declines),
     Backend("cuda", cuda.run, cuda.declines),
-    Backend("triton", lazily("cfg_sample"), lambda cond, *rest: declines_race(*rest) or declines_triton(cond)),
+    Backend("triton", lazily("cfg_sample"), _declines_triton),
     check=_check,
     fake=lambda cond, *rest: cond.new_empty(cond.shape[0], dtype=torch.int64),
 )

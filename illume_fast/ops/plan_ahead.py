@@ -3,6 +3,9 @@
 The tables are those of `illume_fast.ops.plan_steps`. A draft stands in `answers` where the draw is going to stand, and
 `window` [slots] says how many draws a slot makes at once, from 1 to `width`, never beyond its plan. Everything is int64
 and contiguous, and nothing of it is read on the host.
+
+What a CPU tells of, the CUDA kernels lead to id -1, as those of `plan_steps` do: such a stream is fed at position -1,
+and a slot whose window does not fit takes -1 alone, which stands in its answer's first place as well.
 """
 
 from typing import Any
@@ -12,6 +15,8 @@ from torch import Tensor
 
 from illume_fast.kernels.cpu import plan_ahead as cpu
 from illume_fast.kernels.cpu.plan_steps import declines
+from illume_fast.kernels.cuda import plan_ahead as cuda
+from illume_fast.kernels.cuda.plan_steps import declines as declines_cuda
 from illume_fast.ops.dispatch import Backend, declare
 from illume_fast.ops.plan_steps import check_tables
 
@@ -162,6 +167,7 @@ plan_feed_ahead = declare(
     "plan_feed_ahead",
     plan_feed_ahead_reference,
     Backend("cpu", _feed_cpu, declines),
+    Backend("cuda", cuda.feed, declines_cuda),
     check=_check_feed,
     fake=_fake_feed,
 )
@@ -169,6 +175,7 @@ plan_note = declare(
     "plan_note",
     plan_note_reference,
     Backend("cpu", _note_cpu, declines),
+    Backend("cuda", cuda.note, declines_cuda),
     check=_check_note,
     fake=lambda *args: None,
     mutates=("made",),
@@ -177,6 +184,7 @@ plan_accept = declare(
     "plan_accept",
     plan_accept_reference,
     Backend("cpu", _accept_cpu, declines),
+    Backend("cuda", cuda.accept, declines_cuda),
     check=_check_accept,
     fake=lambda *args: None,
     mutates=("answers", "drawn", "made"),

@@ -9,7 +9,7 @@ from illume_fast.kernels.cuda import cfg_sample
 
 
 def declines(hidden_cond: Tensor, hidden_uncond: Tensor | None, weight: Tensor, *rest: object) -> str | None:
-    return cfg_sample.declines_race(*rest) or native.declines_cuda(hidden_cond, weight)
+    return native.declines_cuda(hidden_cond, weight)
 
 
 def run(
@@ -22,7 +22,7 @@ def run(
     *parameters: float | Tensor | list[int] | str | None,
 ) -> Tensor:
     filters, guidance_rows, filter_rows = parameters[:6], parameters[6], parameters[7:13]
-    bias, holes, _ = parameters[13:]
+    bias, holes, noise = parameters[13:]
     if isinstance(bias, Tensor):
         bias = bias[lo:hi]
     if hidden_uncond is None or hidden_cond.numel() == 0:
@@ -32,7 +32,7 @@ def run(
     logits = F.linear(hidden, weight[lo:hi], bias)
     for start, end in zip(holes[::2], holes[1::2], strict=True) if holes else ():
         logits[:, start - lo : end - lo] = -torch.inf
-    return cfg_sample.sample(logits, None, lo, (1.0, *filters), (None, *filter_rows))
+    return cfg_sample.sample(logits, None, lo, (1.0, *filters), (None, *filter_rows), noise)
 
 
 def _mixed(cond: Tensor, uncond: Tensor, dtype: torch.dtype, guidance: float, guidance_rows: object) -> Tensor:

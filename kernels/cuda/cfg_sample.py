@@ -9,24 +9,20 @@ from illume_fast.kernels import native
 
 
 def declines(cond: Tensor, *rest: object) -> str | None:
-    return declines_race(*rest) or native.declines_cuda(cond)
+    return native.declines_cuda(cond)
 
 
-def declines_race(*rest: object) -> str | None:
-    """Why the last argument, the noise, is none that the kernels for GPUs have."""
-    return "noise 'race' has a CPU kernel alone" if isinstance(rest[-1], str) and rest[-1] == "race" else None
-
-
-def run(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | None) -> Tensor:
-    return sample(cond, uncond, 0, parameters[:7], parameters[7:14])
+def run(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | str | None) -> Tensor:
+    return sample(cond, uncond, 0, parameters[:7], parameters[7:14], parameters[14])
 
 
 def sample(
     cond: Tensor,
     uncond: Tensor | None,
     first: int,
-    numbers: Sequence[float | Tensor | None],
-    per_row: Sequence[float | Tensor | None],
+    numbers: Sequence[float | Tensor | str | None],
+    per_row: Sequence[float | Tensor | str | None],
+    noise: object,
 ) -> Tensor:
     """The draws, when the id of a row's first logit is `first`."""
     rows, size = cond.shape
@@ -51,6 +47,7 @@ def sample(
             size,
             numbers,
             [0 if v is None else v.data_ptr() for v in values],
+            noise == "race",
             torch.cuda.current_stream().cuda_stream,
         )
     native.raise_cuda_error("cfg_sample", code)

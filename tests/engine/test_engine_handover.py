@@ -119,12 +119,45 @@ def test_kept_answers_are_found_by_the_next_turn():
         assert run(engine, [turn]) == run(small_engine(model), [turn])
 
 
-def test_partial_answers_grow_into_late_ones():
-    told, asked = {}, [ask(i, plan=plan, partial_every=1) for i, plan in enumerate((PICTURE, TEXT, SMALL))]
-    results = late_engine().generate(asked, on_partial=lambda p: told.setdefault(p.request.id, []).append(p.ids))
-    for result in results:
-        parts = told[result.request.id]
-        assert all(torch.equal(part, result.ids[: len(part)]) for part in parts)
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("guesses", [{}, {"speculative": 4, "speculative_tokens": 64}])
+def test_the_same_parts_are_shown_late(guesses, every):
+    """Each before its sample's result, and none that turns out to be all of it."""
+    model, asked = small_model(), mixed(12, partial_every=every)
+    shown = []
+    for make in (late_engine, small_engine):
+        told, done = {}, set()
+
+        def show(part, told=told, done=done):
+            assert (part.request.id, part.sample) not in done
+            told.setdefault((part.request.id, part.sample), []).append(part.ids.tolist())
+
+        for r in make(model, **guesses).generate(asked, on_partial=show):
+            done.add((r.request.id, r.sample))
+            parts = told.get((r.request.id, r.sample), [])
+            assert all(part == r.ids.tolist()[: len(part)] for part in parts)
+            assert all(len(part) < len(r.ids) for part in parts)
+        shown.append(told)
+    assert shown[0] == shown[1]
+    assert len(shown[0]) > 6
+
+
+def test_parts_wait_for_the_next_step_and_not_for_what_is_cancelled():
+    for engine, lag in ((late_engine(), 1), (small_engine(), 0)):
+        steps, shown = [], []
+
+        def on_step(progress, engine=engine, steps=steps):
+            steps.append(progress.drawn)
+            if progress.drawn == 5:
+                engine.cancel("request 3")
+
+        def on_partial(part, steps=steps, shown=shown):
+            shown.append((len(steps), len(part.ids)))
+
+        (result,) = engine.generate([ask(3, plan=PICTURE, partial_every=1)], on_step, on_partial)
+        assert result.finish == "cancelled"
+        # draw d is made by step d; what stands before the draw behind it are that many draws and forced ids
+        assert shown == [(d - 1 + lag, int(PICTURE.draws[d])) for d in range(1, 6 - lag)]
 
 
 def test_an_engine_that_is_stopped_early_gives_its_pages_back():

@@ -7,6 +7,7 @@ from sampling_oracle import mixed, survivors
 from support import DEVICE
 
 from illume_fast.ops import cfg_head_sample, cfg_sample
+from illume_fast.ops.cfg_sample import NOISES
 
 OPTIONS = {
     "guidance": (1.0, 0.0, 3.0, 7.5, -1.0),
@@ -24,7 +25,7 @@ def draws(r: Random, rows: int):
         {name: x[row].item() if isinstance(x, torch.Tensor) else x for name, x in given.items()} for row in range(rows)
     ]
     seed = r.integers(-(2**40), 2**40, rows).to(DEVICE)
-    return {**given, "seed": seed, "step": r.number(0, 99)}, own
+    return {**given, "seed": seed, "step": r.number(0, 99), "noise": r.choice(NOISES)}, own
 
 
 def check_cfg_sample(r: Random) -> None:

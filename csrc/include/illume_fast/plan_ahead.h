@@ -29,4 +29,20 @@ int64_t plan_note(int64_t* made, int64_t slots, int64_t width, const int64_t* or
 int64_t plan_accept(const PlanTables& plan, const int64_t* order, const int64_t* window, int64_t* made, int64_t rows,
                     int64_t width);
 
+namespace cuda {
+
+// The same on a GPU. Each returns 0 or CUDA's error code, of the launch alone; streams, count and rows are not 0. What the
+// CPU tells of gets id -1 in the end, and nothing is written out of bounds: such a stream is fed as `plan_feed` feeds it,
+// with the same `last` for all its draws; an id without a place is dropped; and of such a slot -1 alone is taken, which its
+// answer shows in its first place.
+int plan_feed_ahead(const PlanTables& plan, const int64_t* slot_of, const int64_t* start, const int64_t* window,
+                    int64_t streams, int64_t width, int64_t filler, int64_t page_size, int64_t* ids,
+                    int64_t* positions, int64_t* stream_of, int64_t* last, int64_t tokens, Stream stream);
+int plan_note(int64_t* made, int64_t slots, int64_t width, const int64_t* order, const int64_t* ahead,
+              const int64_t* ids, int64_t count, Stream stream);
+int plan_accept(const PlanTables& plan, const int64_t* order, const int64_t* window, int64_t* made, int64_t rows,
+                int64_t width, Stream stream);
+
+}  // namespace cuda
+
 }  // namespace illume_fast

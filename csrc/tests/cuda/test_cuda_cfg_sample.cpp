@@ -15,9 +15,9 @@ struct Settings {
   float top_p, min_p;
 };
 
-SampleParameters parameters(const Settings& s, int64_t seed, int64_t step) {
+SampleParameters parameters(const Settings& s, int64_t seed, int64_t step, Noise noise) {
   return {{s.guidance, nullptr}, {s.temperature, nullptr}, {s.top_k, nullptr}, {s.top_p, nullptr},
-          {s.min_p, nullptr},    {seed, nullptr},          {step, nullptr}};
+          {s.min_p, nullptr},    {seed, nullptr},          {step, nullptr},    noise};
 }
 
 int64_t emulate(Buffer<float>& cond, Buffer<float>& uncond, const SampleParameters& p, int blocks, int64_t cached) {
@@ -45,12 +45,36 @@ int64_t emulate(Buffer<float>& cond, Buffer<float>& uncond, const SampleParamete
 }
 
 void compare(Buffer<float>& cond, Buffer<float>& uncond, const Settings& settings, int64_t seed) {
-  const SampleParameters p = parameters(settings, seed, 3);
-  int64_t expected = -9;
   const int64_t size = cond.size();
-  CHECK(cfg_sample(DType::f32, cond.get(), size, uncond.get(), size, &expected, 0, 1, size, p));
-  CHECK(emulate(cond, uncond, p, 1, size) == expected);
-  CHECK(emulate(cond, uncond, p, 2, 5) == expected);  // most keys are mixed again
+  for (const Noise noise : {Noise::inverse, Noise::race}) {
+    const SampleParameters p = parameters(settings, seed, 3 + (seed << 40), noise);
+    int64_t expected = -9;
+    CHECK(cfg_sample(DType::f32, cond.get(), size, uncond.get(), size, &expected, 0, 1, size, p));
+    CHECK(emulate(cond, uncond, p, 1, size) == expected);
+    CHECK(emulate(cond, uncond, p, 2, 5) == expected);  // most keys are mixed again
+  }
+}
+
+// Runners of any two blocks may be first together, those of ~0 are none, and -log(1) is a minus zero.
+void first_homes(int blocks, double zero) {
+  std::vector<Buffer<cuda::Shared>> shared;
+  std::vector<char*> bases;
+  for (int b = 0; b < blocks; ++b) {
+    shared.emplace_back(1);
+    bases.push_back(reinterpret_cast<char*>(shared.back().get()));
+  }
+  const int last = blocks * cuda::kThreads - 1;
+  for (const int other : {0, 31, 32, 511, last - 1}) {
+    int agreed = 0;
+    emulated::run_cluster(blocks, cuda::kThreads, bases, [&] {
+      const int own = emulated::machine.current;
+      const bool first = own == other || own == last;
+      const double time = first ? (own == last ? 0.0 : zero) : own % 2 == 0 ? INFINITY : 0.5;
+      const auto id = own % 2 == 0 && !first ? ~0ull : 1000ull + static_cast<unsigned long long>(last - own);
+      agreed += cuda::first_home(time, id, *shared[emulated::block()].get()) == 1000;
+    });
+    CHECK(agreed == last + 1);
+  }
 }
 
 }  // namespace
@@ -84,6 +108,9 @@ int main() {
     for (int64_t i = 0; i < 40; ++i) cond[i] = bad == -kInf ? bad : uncond[i];
     cond[17] = bad;
     compare(cond, uncond, all[5], 1);
+  }
+  for (const int blocks : {1, 2}) {
+    for (const double zero : {0.0, -0.0}) first_homes(blocks, zero);
   }
   return report();
 }

@@ -1,5 +1,5 @@
 // What the GPU does with the plans of a batch, run on an emulated block, beside what the CPU does.
-#include "check.h"
+#include "cuda/plans.h"
 #include "plan_steps.cuh"
 
 using namespace illume_fast;
@@ -7,37 +7,10 @@ using namespace illume_fast::testing;
 
 namespace {
 
-constexpr int64_t kWidth = 12, kDraws = 7, kKinds = 2, kFiller = 1000, kPageSize = 4;
-
-int64_t below(Random& random, int64_t n) { return static_cast<int64_t>((random(0.5f) + 0.5f) * static_cast<float>(n)) % n; }
-
-// Random plans; the last slot fills batches up, and slot 0 has made no draw yet.
-struct Plans {
-  int64_t slots;
-  Buffer<int64_t> answers, draw_step, drawn;
-
-  Plans(int64_t count, Random& random)
-      : slots(count), answers(count * kWidth), draw_step(count * kDraws), drawn(count) {
-    for (int64_t i = 0; i < answers.size(); ++i) answers[i] = below(random, 50) - 1;
-    for (int64_t slot = 0; slot < slots; ++slot) {
-      for (int64_t d = 0, step = 0; d < kDraws; ++d, step += 1 + below(random, 2)) {
-        draw_step[slot * kDraws + d] = std::min(step, kWidth - kDraws + d);
-      }
-      drawn[slot] = slot == 0 ? 0 : 1 + below(random, kDraws - 1);
-    }
-  }
-  PlanTables tables() { return {answers.get(), kWidth, draw_step.get(), kDraws, drawn.get(), slots}; }
-};
-
-struct Fed {
-  Buffer<int64_t> ids, positions, stream_of, last;
-  Fed(int64_t tokens, int64_t streams) : ids(tokens), positions(tokens), stream_of(tokens), last(streams) {}
-};
-
 void feed_on_gpu(Plans& plans, const Buffer<int64_t>& slot_of, const Buffer<int64_t>& start, int64_t tokens, Fed& out) {
   cuda::FeedShared shared;
   emulated::run_cluster(1, cuda::kFeedThreads, {reinterpret_cast<char*>(&shared)}, [&] {
-    cuda::feed_block(plans.tables(), slot_of.get(), start.get(), slot_of.size(), kFiller, kPageSize,
+    cuda::feed_block(plans.tables(), slot_of.get(), start.get(), nullptr, slot_of.size(), 1, kFiller, kPageSize,
                      {out.ids.get(), out.positions.get(), out.stream_of.get(), out.last.get()}, tokens, shared);
   });
 }
@@ -81,7 +54,7 @@ void feeding_what_cannot_be_fed() {
     }
     CHECK(fed.positions[1] == 7 && fed.positions[2] == 8 && fed.stream_of[1] == 1 && fed.stream_of[2] == 1);
     CHECK(fed.last[0] == 0 && fed.last[1] == 2 && fed.last[2] == 3 && fed.last[4] == 5);
-    CHECK(fed.last[5] == (tokens == 8 ? 7 : -1));
+    CHECK(fed.last[5] == (tokens == 8 ? 7 : tokens));
     CHECK(fed.positions[6] == (tokens == 8 ? 7 : -1));
   }
 }
