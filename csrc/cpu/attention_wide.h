@@ -1,5 +1,6 @@
-// Attention of one query per head where heads are small: several heads of a key lie side by side and are read together, in
-// the order of memory. What is computed, and in which order, is what attention_chunk.h computes for each head.
+// Attention of a few queries where heads are small: several heads of a key lie side by side and are read together, in the
+// order of memory, for one query of each after the other. What is computed, and in which order, is what attention_chunk.h
+// computes for each head.
 #pragma once
 
 #include "attention_chunk.h"
@@ -8,14 +9,26 @@ namespace illume_fast::ILLUME_FAST_ISA_NS {
 
 // vectors of a key that are read at once, of all its heads together: as many as registers hold queries or sums for
 constexpr int kSpan = 16;
+// with more queries it pays to take them together, a head at a time
+constexpr int64_t kFewQueries = 8;
 
 // V vectors a head, kSpan / V heads.
 template <int V>
 struct Wide {
   static constexpr int kHeads = kSpan / V;
 
-  // scores[h * kChunk + j] = queries[h] . keys[j][h]; the queries are packed.
-  static void dot(const float* queries, const float* const* keys, int64_t count, float* scores) {
+  // Row i of what is read, or of what is read next, is asked from memory.
+  static void ask_ahead(const float* const* rows, const float* const* next, int64_t i, int64_t count) {
+    if (i < count) {
+      prefetch(rows[i], kSpan * kLanes);
+    } else if (next != nullptr && i - count < count) {
+      prefetch(next[i - count], kSpan * kLanes);
+    }
+  }
+
+  // scores[h * kChunk + j] = queries[h] . keys[j][h]; the queries are packed. The first values are asked from memory.
+  static void dot(const float* queries, const float* const* keys, const float* const* values, int64_t count,
+                  float* scores) {
     vf query[kSpan];
 #pragma GCC unroll 16
     for (int i = 0; i < kSpan; ++i) query[i] = load(queries + i * kLanes);
@@ -23,6 +36,7 @@ struct Wide {
     for (int64_t j = 0; j < count; j += kLanes) {
       for (int k = 0; k < kLanes; ++k) {
         const float* key = keys[j + k < count ? j + k : count - 1];
+        ask_ahead(keys, values, j + k + kAhead, count);
 #pragma GCC unroll 16
         for (int h = 0; h < kHeads; ++h) {
           vf product{};
@@ -45,6 +59,7 @@ struct Wide {
     vf acc[kSpan] = {};
     for (int64_t j = 0; j < count; ++j) {
       const float* value = values[j];
+      ask_ahead(values, nullptr, j + kAhead, count);
 #pragma GCC unroll 16
       for (int h = 0; h < kHeads; ++h) {
         const vf weight = broadcast(weights[h * kChunk + j]);
