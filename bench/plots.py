@@ -82,20 +82,21 @@ def _times(rows: Sequence[Row]) -> dict[str, str]:
 def _plot(quantity: Quantity, axis: str, curves: Mapping[str, list[list[Row]]]) -> str:
     """A line for each contestant of each curve that has the quantity, and one for each floor.
 
-    One curve has a colour for each contestant; of several each has a colour for itself.
+    Where something is counted each curve has a colour, ours a full line and peers a dashed one; where there are times,
+    each contestant has a colour.
     """
     figure, axes = _figure(height=4)
     for number, (curve, runs) in enumerate(curves.items()):
+        alone = quantity is TIME
         whos = list(dict.fromkeys(row["who"] for run in runs for row in run if quantity.key in row))
         for place, who in enumerate(whos):
             points = {row["at"]: row[quantity.key] for run in runs for row in run if row["who"] == who}
-            several = len(curves) > 1
-            words = [curve] * several + [who] * (not several or place > 0)
-            colour, style = (number, "-" if place == 0 else "--") if several else (place, "-")
+            words = [who] if alone else [curve] if place == 0 else [curve, who]
+            colour, style = (place, "-") if alone else (number, "-" if place == 0 else "--")
             axes.plot(*_sorted(points), style, color=f"C{colour}", marker="o", markersize=3, label=", ".join(words))
         if floor := {run[0]["at"]: run[0][quantity.floor] for run in runs if quantity.floor in run[0]}:
-            colour, words = (f"C{number}", [curve, "floor"]) if len(curves) > 1 else ("black", ["floor"])
-            axes.plot(*_sorted(floor), ":", color=colour, label=", ".join(words))
+            of = {"color": "black", "label": "floor"} if alone else {"color": f"C{number}", "label": f"{curve}, floor"}
+            axes.plot(*_sorted(floor), ":", **of)
     if quantity is SHARE:
         axes.axhline(OUTSIDE_GOAL, color="black", linewidth=0.8, label=f"goal at 64: {OUTSIDE_GOAL:.0%}")
     _scale(axes, quantity, sorted({run[0]["at"] for runs in curves.values() for run in runs}))
@@ -111,7 +112,7 @@ def _sorted(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
 
 
 def _scale(axes: Any, quantity: Quantity, places: Sequence[int]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+    from matplotlib.ticker import NullLocator, PercentFormatter
 
     axes.set_xscale("log", base=2)
     axes.set_xticks(places, [str(place) for place in places])
@@ -119,12 +120,19 @@ def _scale(axes: Any, quantity: Quantity, places: Sequence[int]) -> None:
     axes.grid(alpha=0.3)
     if quantity.log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        _plain_numbers(axes.yaxis)
     else:
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _plain_numbers(axis: Any) -> None:
+    """1, 2, 5, 10 and so on along a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _bars(
@@ -139,15 +147,16 @@ def _bars(
     figure, axes = _figure(height=0.3 * len(labels) + 1)
     axes.barh(range(len(labels)), values, color="#3b6ea8")
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     if log:
         axes.set_xscale("log")
+        _plain_numbers(axes.xaxis)
     axes.axvline(1.0, color="black", linewidth=0.8)
     marks = [(goal, i) for i, goal in enumerate(goals) if goal is not None]
     if marks:
-        axes.plot(*zip(*marks, strict=True), "|", color="black", markersize=14, markeredgewidth=2, label="goal")
-        axes.legend(fontsize=8)
-    axes.set_xlabel(axis)
+        axes.plot(*zip(*marks, strict=True), "|", color="black", markersize=14, markeredgewidth=2)
+    axes.set_xlabel(f"{axis} (a black mark is the goal)" if marks else axis)
     for i, value in enumerate(values):
         axes.annotate(f" {digits(value)}", (value, i), va="center", fontsize=8)
     return _svg(figure)
