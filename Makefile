@@ -71,7 +71,7 @@ bench-ops: setup
 bench-engine: setup
 	@mkdir -p $(MEASURED) && rm -f $(MEASURED)/engine.jsonl
 	$(BIN)/illume-fast bench engine --seconds 10 $(OPTIONS) --json $(MEASURED)/engine.jsonl
-	$(BIN)/illume-fast bench engine --curves --seconds 4 $(OPTIONS) --json $(MEASURED)/engine.jsonl
+	$(BIN)/illume-fast bench engine --curves --seconds 3 $(OPTIONS) --json $(MEASURED)/engine.jsonl
 	cp $(MEASURED)/engine.jsonl $(RESULTS)/engine.jsonl
 	$(BIN)/illume-fast bench report $(RESULTS)/*.jsonl --out $(RESULTS) --tables $(TABLES)
 

@@ -12,7 +12,7 @@ from illume_fast.bench.clock import Turn
 from illume_fast.bench.runner import OURS, kept, rows_of
 
 Made = Any
-PEER_SECONDS = 60.0
+PEER_SECONDS = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)

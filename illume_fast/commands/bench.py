@@ -75,7 +75,7 @@ class EngineBench:
     """Run the cases of a GPU here, on tiny shapes."""
     seconds: Annotated[float, arg(metavar="S")] = 10.0
     """Time for each case; it takes longer where three turns of each contestant do."""
-    peer_seconds: Annotated[float, arg(metavar="S")] = 60.0
+    peer_seconds: Annotated[float, arg(metavar="S")] = 120.0
     """Leave out a peer whose turns would take longer than that, judging by its first."""
     json: Annotated[Path | None, arg(metavar="FILE")] = None
     """Append a JSON line for every contestant."""
