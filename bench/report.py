@@ -8,6 +8,7 @@ from illume_fast.bench.plots import plots
 from illume_fast.bench.table import ENGINE, Row, digits, generation_table, runs_of, table
 
 _TITLE = "Measured speed"
+_HOW = "Measured by `illume-fast bench`, of which docs/benchmarks.md tells."
 _VERSIONS = ("torch", "triton", "transformers", "faiss-cpu")
 _STYLE = """body{font:15px sans-serif;max-width:70em;margin:2em auto}
 td,th{padding:2px 10px;text-align:left}
@@ -79,7 +80,7 @@ def _where(rows: Sequence[Row]) -> str:
 
 
 def _markdown(rows: Sequence[Row], plots: Sequence[str]) -> str:
-    lines = [f"# {_TITLE}\n"]
+    lines = [f"# {_TITLE}\n", _HOW + "\n"]
     for title, some, lines_of_table in _parts(rows):
         lines += [f"## {title}\n", _where(some) + "\n", *lines_of_table, *[""] * bool(lines_of_table)]
     lines += ["## Plots\n", *(f"![{name}]({_file_name(name)}.svg)\n" for name in plots)]
