@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,6 +15,7 @@ from illume_fast.bench.engine.contest import Contest, once, run_contest, take_tu
 from illume_fast.bench.engine.curves import reads
 from illume_fast.bench.engine.floor import body_weights, decode_step, picture_floor, reading
 from illume_fast.bench.engine.greedy import same_greedy
+from illume_fast.bench.engine.limit import at_most
 from illume_fast.bench.engine.share import outside_share
 from illume_fast.bench.report import write_report
 from illume_fast.bench.table import generation_table
@@ -138,6 +140,36 @@ def test_a_peer_that_takes_too_long_leaves_after_its_first_turn():
     assert "3 of them may take 0.1 s" in late["slow"]
     assert taken == {"illume_fast": [[0.05] * 2] * 3, "quick": [[0.0] * 2] * 3}
     assert take_turns(turns, 0.001, 3, peer_seconds=1.0)[1] == {}
+
+
+def test_a_peer_that_does_not_get_ready_is_left_out():
+    def never(made, stack):
+        time.sleep(60)
+
+    (row,) = run_contest(contest(peers={"never": never}), 0.001, peer_seconds=0.1)
+    assert row["left_out"] == {"never": "TimeoutError: it was not ready after 0.1 s"}
+    # so is one that is being compiled meanwhile
+    compiled = {"compiled": guided.their_steps(compiled=True)}
+    if importlib.util.find_spec("transformers") is not None:
+        (row,) = run_contest(steps(peers=compiled), 0.001, peer_seconds=0.5)
+        assert "not ready after 0.5 s" in row["left_out"]["compiled"]
+
+
+def test_an_alarm_that_was_set_before_still_goes_off():
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(time.monotonic()))
+    earlier = signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(TimeoutError), at_most(0.05):
+            time.sleep(10)
+        with at_most(10):
+            pass
+        assert not rung
+        time.sleep(0.5)
+        assert rung
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *earlier)
 
 
 def test_wrong_answers_are_not_timed(monkeypatch, capsys):

@@ -9,6 +9,7 @@ from typing import Any
 
 from illume_fast.bench.case import Measured
 from illume_fast.bench.clock import Turn
+from illume_fast.bench.engine.limit import at_most
 from illume_fast.bench.runner import OURS, kept, rows_of
 
 Made = Any
@@ -62,7 +63,8 @@ def run_contest(
     """Check, then time a contest for about `seconds`, and `fewest` turns of each at least; a row each, ours first.
 
     `peers` are names to keep (a part of a name will do); None keeps all. A peer that fails is left out, and so is one
-    whose `fewest` turns would take more than `peer_seconds`; the reason is printed, and stands in the row of ours.
+    that is not ready after `peer_seconds`, its first turn included, or whose `fewest` turns would take longer; the
+    reason is printed, and stands in the row of ours.
 
     Raises:
         RuntimeError: ours draws what it should not.
@@ -73,11 +75,14 @@ def run_contest(
         turns = {OURS: contest.ours(made)}
         turns[OURS]()
         left_out: dict[str, str] = {}
+        ready: dict[str, float] = {}
         for name, peer in kept(contest.peers, peers).items():
+            start = time.perf_counter()
             try:
-                turn = peer(made, stack)
-                turn()  # whatever is made when first called
-                turns[name] = turn
+                with at_most(peer_seconds):
+                    turn = peer(made, stack)
+                    turn()  # whatever is made when first called
+                turns[name], ready[name] = turn, time.perf_counter() - start
             except Exception as error:  # whatever a library of others may raise
                 left_out[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         taken, late = take_turns(turns, seconds, contest.fewest, peer_seconds)
@@ -86,6 +91,7 @@ def run_contest(
     for name, reason in left_out.items():
         print(f"{'':10} left out: {name}: {reason}", flush=True)
     rows = rows_of(contest, {name: list(chain.from_iterable(t)) for name, t in taken.items()}, device)
+    rows = [row | ({"ready_s": ready[row["who"]]} if row["who"] in ready else {}) for row in rows]
     rows = [{**row, "turns": len(taken[row["who"]]), **_rates(contest, row)} for row in rows]
     rows[0] |= {
         **notes,

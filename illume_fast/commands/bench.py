@@ -25,6 +25,7 @@ _SAID = {
     "pictures_per_s": "pictures/s",
     "tokens_per_s": "tokens/s",
     "outside_share": "of the time outside kernels",
+    "ready_s": "s until ready",
 }
 
 
@@ -76,7 +77,7 @@ class EngineBench:
     seconds: Annotated[float, arg(metavar="S")] = 10.0
     """Time for each case; it takes longer where three turns of each contestant do."""
     peer_seconds: Annotated[float, arg(metavar="S")] = 120.0
-    """Leave out a peer whose turns would take longer than that, judging by its first."""
+    """Leave out a peer that is not ready after that time, or whose turns would take longer, judging by its first."""
     json: Annotated[Path | None, arg(metavar="FILE")] = None
     """Append a JSON line for every contestant."""
     compare: Annotated[Path | None, arg(metavar="FILE")] = None
