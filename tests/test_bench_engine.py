@@ -348,7 +348,7 @@ def test_curves_of_one_quantity_and_axis_share_a_plot(tmp_path):
     plain = {"op": "engine", "p20_ms": 1, "p80_ms": 1, "floor_ms": 0.5, "ours_is_faster_by": 1.0, **machine}
     plain |= {"commit": "c", "date": "2026-01-01"}
     rows = [
-        {**plain, "case": f"{curve} {n}", "who": who, "at": n, "curve": curve, "axis": axis, "median_ms": n}
+        {**plain, "case": f"{curve}, {n} {axis}", "who": who, "at": n, "curve": curve, "axis": axis, "median_ms": n}
         | {"tokens_per_s": n, "floor_tokens_per_s": 2.0 * n}
         for curve, axis in (("demo", "pictures"), ("Qwen2", "pictures"), ("demo", "prompts"))
         for n in (1, 2)
@@ -357,7 +357,7 @@ def test_curves_of_one_quantity_and_axis_share_a_plot(tmp_path):
     rows[0] |= {"left_out": {"transformers": "a turn takes 90 s"}}
     names = {path.stem for path in write_report(rows, tmp_path)}
     assert names == {"README", "report", "tokens-per-second-over-pictures", "tokens-per-second-over-prompts"}
-    assert "- demo 1: transformers: a turn takes 90 s" in (tmp_path / "README.md").read_text()
+    assert "- demo, 1 pictures: transformers: a turn takes 90 s" in (tmp_path / "README.md").read_text()
 
 
 def test_the_command_rehearses(tmp_path, capsys):
