@@ -58,7 +58,10 @@ class Chat:
         for name, found in named.items():
             if found != getattr(vocab, name):
                 raise InputError(f"the tokenizer's {name} is {found}, the vocabulary's {getattr(vocab, name)}")
-        self.text, self.vocab, self.system = text, vocab, system
+        self.text, self.vocab = text, vocab
+        self._headers = {role: [vocab.im_start, *text.encode(f"{role}\n")] for role in ("system", *ROLES)}
+        self._end = [vocab.im_end, *text.encode("\n")]
+        self._system = [*self._headers["system"], *text.encode(system), *self._end]
 
     def encode(
         self, messages: Sequence[Message], continuation: Sequence[Part] | None = None
@@ -74,13 +77,12 @@ class Chat:
             ids.extend(tokens)
             labels.extend(tokens if learnt else [IGNORE_INDEX] * len(tokens))
 
-        end = [self.vocab.im_end, *self.text.encode("\n")]
-        say([*self._header("system"), *self.text.encode(self.system), *end], False)
+        say(self._system, False)
         for message in messages:
             answer = message.role == "assistant"
             header, words = self._turn(message)
             say(header, False)
-            say([*words, *end], answer)
+            say([*words, *self._end], answer)
         if continuation is not None:
             header, words = self._turn(Message("assistant", tuple(continuation)))
             say([*header, *words], False)
@@ -118,14 +120,11 @@ class Chat:
     def _prompt(self, parts: Sequence[Part], continuation: Sequence[Part]) -> list[int]:
         return self.encode([Message("user", tuple(parts))], continuation)[0]
 
-    def _header(self, role: str) -> list[int]:
-        return [self.vocab.im_start, *self.text.encode(f"{role}\n")]
-
     def _turn(self, message: Message) -> tuple[list[int], list[int]]:
         """Header and content. A user's first words are encoded together with the header's line end, as in the text
         they form; an answer is kept apart, since generation starts after the header."""
         if message.role == "assistant" or not message.parts or not isinstance(message.parts[0], str):
-            return self._header(message.role), self._content(message.parts)
+            return self._headers[message.role], self._content(message.parts)
         joined = (f"{message.role}\n{message.parts[0]}", *message.parts[1:])
         return [self.vocab.im_start], self._content(joined)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ def partial_codes(ids: Tensor | Sequence[int], grid: ImageGrid, vocab: VocabConf
     ids = torch.as_tensor(ids, dtype=torch.int64).flatten().cpu()
     if len(ids) > grid.num_tokens:
         raise ValueError(f"a picture of {grid.height}x{grid.width} takes {grid.num_tokens} tokens, got {len(ids)}")
-    slots = block_slots(vocab, grid.semantic, grid.pixel)[: len(ids)]
+    slots = _slots_of(vocab, grid.semantic, grid.pixel)[: len(ids)]
     wrong = (slots >= 0) & (ids != slots)
     for slot, (lo, hi) in zip(_SLOTS, vocab.levels, strict=True):
         wrong |= (slots == slot) & ((ids < lo) | (ids >= hi))
@@ -81,6 +82,9 @@ def partial_codes(ids: Tensor | Sequence[int], grid: ImageGrid, vocab: VocabConf
             f"token {place} of the picture is {int(ids[place])}; expected {_expected(slots[place], vocab)}"
         )
     return PartialCodes(grid, *(ids[slots == slot] - lo for slot, (lo, _) in zip(_SLOTS, vocab.levels, strict=True)))
+
+
+_slots_of = lru_cache(maxsize=64)(block_slots)
 
 
 def _expected(slot: Tensor, vocab: VocabConfig) -> str:
