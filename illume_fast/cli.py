@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import subcommand
+from tyro.conf import DisallowNone, subcommand
 
 from illume_fast import __version__
 from illume_fast.commands.bench import bench
@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif arguments[:1] == ["bench"]:
             return bench(arguments[1:])
         else:
-            options = tyro.cli(Command, prog="illume-fast", args=arguments, description=DESCRIPTION)
+            options = tyro.cli(
+                Command, prog="illume-fast", args=arguments, description=DESCRIPTION, config=(DisallowNone,)
+            )
             return COMMANDS[type(options)](options) or 0
     except KeyboardInterrupt:
         print("illume-fast: interrupted; what was done is kept", file=sys.stderr)

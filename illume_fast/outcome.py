@@ -8,7 +8,8 @@ from torch import Tensor
 
 from illume_fast.data.image import to_picture, unpad
 from illume_fast.data.sequence import ImageCodes
-from illume_fast.tasks import Ask, Draw
+from illume_fast.engine import RequestError
+from illume_fast.tasks import Ask, Draw, name_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,6 +64,13 @@ def _picture(task: Draw | Ask, pixels: Tensor | None) -> Image.Image:
     picture = to_picture(pixels)
     source = task.image if isinstance(task, Draw) and task.restore else None
     return picture if source is None else unpad(picture, (source.height, source.width))
+
+
+def undecodable(task: Draw | Ask, error: Exception) -> RequestError:
+    """The error of a task whose picture the decoder could not make."""
+    failed = RequestError(f"request {name_of(task)!r}: its picture could not be decoded: {error}")
+    failed.__cause__ = error
+    return failed
 
 
 @dataclass(frozen=True, eq=False)

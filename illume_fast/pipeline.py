@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,20 +14,18 @@ from illume_fast.data.memory import out_of_memory
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size
 from illume_fast.decoding import Decoded, DecodingQueue, PictureDecoder
-from illume_fast.engine import Engine, EngineConfig, Partial, Progress, Request, RequestError, Result, sample_seed
+from illume_fast.drafts import Drafts, Growing
+from illume_fast.engine import Engine, EngineConfig, Progress, Request, Result
 from illume_fast.engine.request import OnStep
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
 from illume_fast.model.quantized import prepare
-from illume_fast.outcome import Done, Draft, OnDraft, PipelineOutput
-from illume_fast.partials import partial_pixels
-from illume_fast.tasks import Ask, Draw, Tasks, Wanted, name_of
+from illume_fast.outcome import Done, Draft, OnDraft, PipelineOutput, undecodable
+from illume_fast.tasks import Ask, Draw, Tasks, Wanted
 
 __all__ = ["Ask", "Done", "Draft", "Draw", "IllumePipeline", "PipelineOutput"]
 
 OutputType = Literal["pil", "pt", "codes"]
 StepCallback = Callable[["IllumePipeline", int, int, dict[str, Any]], Any]
-_DRAFTS = 10
-"""Drafts of a picture, unless it is said after how many draws one is wanted."""
 
 
 class IllumePipeline:
@@ -170,16 +167,9 @@ class IllumePipeline:
         task = Ask(prompt=prompt, images=pictures, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         if on_text is None:
             return self._all([task])[0].text or ""
-        shown = ""
-
-        def show(text: str | None) -> str:
-            nonlocal shown
-            if text and text != shown:
-                shown = text
-                on_text(text)
-            return shown
-
-        return show(self._all([task], on_partial=lambda draft: show(draft.text))[0].text)
+        growing = Growing(on_text)
+        answer = self._all([task], on_partial=lambda draft: growing.show(draft.text))[0].text
+        return growing.show(answer)
 
     def generate_stream(
         self,
@@ -198,9 +188,9 @@ class IllumePipeline:
         """
         refused: list[Done] = []
         queue = DecodingQueue[Done](self.decoder)
-        show = None if on_partial is None else partial(self._show, on_partial)
-        requests = self._requests(tasks, refused, 0 if show is None else partial_every)
-        for result in self.engine.generate(requests, on_step, show):
+        drafts = None if on_partial is None else Drafts(self.tasks, self.decoder, on_partial, partial_every)
+        requests = self._requests(tasks, refused, drafts)
+        for result in self.engine.generate(requests, on_step, None if drafts is None else drafts.show):
             yield from _drain(refused)
             done = self._done(result)
             if done.codes is None or not decode:
@@ -227,7 +217,7 @@ class IllumePipeline:
                 raise d.error
         return done
 
-    def _requests(self, tasks: Iterable[Draw | Ask], refused: list[Done], every: int | None) -> Iterator[Request]:
+    def _requests(self, tasks: Iterable[Draw | Ask], refused: list[Done], drafts: Drafts | None) -> Iterator[Request]:
         for task in tasks:
             try:
                 requests = list(self.tasks.requests(task))
@@ -237,9 +227,7 @@ class IllumePipeline:
                     raise
                 refused.append(Done(task=task, sample=0, seed=task.seed, error=error))
                 continue
-            for request in requests:
-                drawn = len(request.plan.draws) if isinstance(task, Draw) else 0
-                yield replace(request, partial_every=max(1, drawn // _DRAFTS) if every is None else every)
+            yield from requests if drafts is None else map(drafts.asked, requests)
 
     def _done(self, result: Result) -> Done:
         wanted: Wanted = result.request.tag
@@ -250,34 +238,12 @@ class IllumePipeline:
             return replace(done, text=self.tasks.words(result.ids))
         return replace(done, codes=self.tasks.codes(result.ids, wanted.grid))
 
-    def _show(self, on_partial: OnDraft, under_way: Partial) -> None:
-        request, wanted = under_way.request, under_way.request.tag
-        seed = sample_seed(request.seed, under_way.sample)
-        draft = Draft(task=wanted.task, sample=wanted.sample, seed=seed)
-        if wanted.grid is None:
-            on_partial(replace(draft, text=self.tasks.words_so_far(under_way.ids)))
-            return
-        try:
-            codes = self.tasks.codes_so_far(under_way.ids, wanted.grid)
-            draft = replace(draft, pixels=partial_pixels(codes, self.decoder), fraction=codes.fraction)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            draft = replace(draft, error=_undecodable(wanted.task, error))
-        on_partial(draft)
-
 
 def _with_pixels(decoded: Decoded[Done]) -> Done:
     done = decoded.key
     if decoded.error is not None:
-        return replace(done, error=_undecodable(done.task, decoded.error))
+        return replace(done, error=undecodable(done.task, decoded.error))
     return replace(done, pixels=decoded.pixels)
-
-
-def _undecodable(task: Draw | Ask, error: Exception) -> RequestError:
-    failed = RequestError(f"request {name_of(task)!r}: its picture could not be decoded: {error}")
-    failed.__cause__ = error
-    return failed
 
 
 def _drain(items: list[Done]) -> list[Done]:

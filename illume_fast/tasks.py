@@ -6,7 +6,7 @@ Sequences and prompts are those of ILLUME+ (Huang et al., arXiv 2504.01934); see
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -167,17 +167,16 @@ class Tasks:
             sampling = SamplingParams(sets, guidance, task.guidance_from, task.guidance_until)
         except ValueError as error:
             raise InputError(str(error)) from None
-        conditional, unconditional = segments(prompt, pictures), segments(free, pictures)
+        request = Request(
+            id=name_of(task),
+            prompt=segments(prompt, pictures),
+            unconditional=segments(free, pictures) if self.generation.has_unconditional else None,
+            plan=self.plan(grid),
+            sampling=sampling,
+        )
+        _check_stretch(task, request)
         return [
-            Request(
-                id=name_of(task),
-                prompt=conditional,
-                unconditional=unconditional if self.generation.has_unconditional else None,
-                plan=self.plan(grid),
-                sampling=sampling,
-                seed=sample_seed(task.seed, sample),
-                tag=Wanted(task, sample, grid),
-            )
+            replace(request, seed=sample_seed(task.seed, sample), tag=Wanted(task, sample, grid))
             for sample in task.samples
         ]
 
@@ -203,13 +202,16 @@ class Tasks:
     def _guidance(self, task: Draw, default: float) -> float:
         if task.negative_prompt is not None:
             _require_words(task.negative_prompt, "negative prompt")
-            if (default if task.guidance is None else task.guidance) == 1.0:
-                raise InputError("a negative prompt does nothing at guidance 1; give another guidance, or leave it out")
         if self.generation.has_unconditional:
             return default if task.guidance is None else task.guidance
         if task.guidance not in (None, 1.0):
             raise InputError(
                 f"guidance {task.guidance:g}: this model was trained without an unconditional prompt; allowed is 1"
+            )
+        if task.negative_prompt is not None or (task.guidance_from, task.guidance_until) != (0, None):
+            raise InputError(
+                "this model was trained without an unconditional prompt, which guidance needs; leave out the negative"
+                " prompt, guidance_from and guidance_until"
             )
         return 1.0
 
@@ -251,6 +253,17 @@ def segments(ids: Sequence[int], pictures: Sequence[Segment]) -> tuple[Segment, 
         found += [Segment(tuple(ids[start:hole])), picture]
         start = hole + 1
     return (*found, Segment(tuple(ids[start:])))
+
+
+def _check_stretch(task: Draw, request: Request) -> None:
+    """InputError for guidance that begins behind the picture, and for a negative prompt without guidance."""
+    steps = len(request.plan)
+    if task.guidance_from >= steps:
+        raise InputError(f"guidance_from {task.guidance_from}: this picture has the steps 0 to {steps - 1}")
+    if task.negative_prompt is not None and not request.guided:
+        raise InputError(
+            "a negative prompt does nothing without guidance; give guidance other than 1 at some steps, or leave it out"
+        )
 
 
 def _sampling_set(task: Draw | Ask, defaults: SamplingDefaults) -> SamplingSet:

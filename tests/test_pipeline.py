@@ -233,6 +233,9 @@ def test_calls_refuse_nonsense(pipe, settings, reason):
 
 def test_guidance_needs_a_model_that_learnt_the_unconditional_prompt(tmp_path):
     pipe = tiny_pipeline(tmp_path, has_unconditional=False)
+    for asked in ({"negative_prompt": "a tree"}, {"guidance_from": 2}, {"guidance_until": 9}):
+        with pytest.raises(InputError, match="leave out the negative prompt, guidance_from and guidance_until"):
+            pipe("a dog", **asked)
     with pytest.raises(InputError, match="guidance 3: this model was trained without an unconditional prompt"):
         pipe("a dog", guidance_scale=3.0)
     assert same(pipe("a dog", seed=1).images[0], pipe("a dog", seed=1, guidance_scale=1.0).images[0])
@@ -272,11 +275,14 @@ def test_negative_prompts_and_stretches_of_guidance(pipe):
     assert all(torch.equal(a, b) for a, b in zip(never, codes(guidance_scale=1.0), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(plain, codes(guidance_until=10_000), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(plain, codes(guidance_until=8), strict=True))
-    with pytest.raises(InputError, match="negative prompt does nothing at guidance 1"):
-        codes(guidance_scale=1.0, negative_prompt="a dog")
+    for unguided in ({"guidance_scale": 1.0}, {"guidance_until": 0}, {"guidance_from": 9, "guidance_until": 9}):
+        with pytest.raises(InputError, match="a negative prompt does nothing without guidance; give guidance other"):
+            codes(negative_prompt="a dog", **unguided)
+    with pytest.raises(InputError, match="guidance_from 32: this picture has the steps 0 to 31"):
+        codes(guidance_from=32)
     with pytest.raises(InputError, match="the negative prompt is empty"):
         codes(negative_prompt=" ")
     with pytest.raises(InputError, match="negative_prompt: 1 given for 2 prompts"):
         codes(negative_prompt=["a dog"])
-    with pytest.raises(InputError, match="guidance from step 5 until 2 is no stretch"):
+    with pytest.raises(InputError, match="guidance_until 2 is before guidance_from 5"):
         codes(guidance_from=5, guidance_until=2)

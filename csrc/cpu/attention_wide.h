@@ -27,8 +27,9 @@ struct Wide {
       rows = next;
       i -= count;
     }
-#pragma GCC unroll 16
-    for (int v = 0; v < kSpan; ++v) __builtin_prefetch(rows[i] + v * kLanes, 0, 2);
+    // lines of memory come in pairs
+#pragma GCC unroll 8
+    for (int v = 0; v < kSpan; v += 2) __builtin_prefetch(rows[i] + v * kLanes, 0, 2);
   }
 
   // scores[h * kChunk + j] = queries[h] . keys[j][h]; the queries are packed. The first values are asked from memory.

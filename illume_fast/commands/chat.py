@@ -6,20 +6,20 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from illume_fast.commands.options import ModelOptions, check_range
+from illume_fast.commands.options import MODELS_OWN, NONE, ModelOptions, check_range
 from illume_fast.data.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chat(ModelOptions):
-    """Answer a question in words, if wished about a picture."""
+    """Answer a question in words, if wished about a picture. The same question always has the same answer."""
 
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")]
-    """What to ask."""
-    image: Annotated[Path | None, arg(metavar="FILE")] = None
-    """The picture it is about."""
-    max_tokens: Annotated[int | None, arg(metavar="N")] = None
-    """Longest answer in tokens; by default the model's own limit."""
+    """What to ask, in quotes."""
+    image: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=NONE)] = None
+    """The picture that it is about."""
+    max_tokens: Annotated[int | None, arg(metavar="N", help_behavior_hint=MODELS_OWN)] = None
+    """Longest answer, in tokens; a token is a word or a part of one."""
 
 
 def chat(options: Chat) -> None:

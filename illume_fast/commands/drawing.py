@@ -26,13 +26,13 @@ def draw(source: Source, options: DrawOptions) -> int:
         total = summary.drawn + summary.kept + summary.failed
         print(f"{summary.kept} of {total} pictures are already in {out}", file=sys.stderr)
     rate = summary.drawn / max(summary.seconds, 1e-9)
-    print(f"{summary.drawn} pictures in {summary.seconds:.1f} s ({rate:.1f} pictures/s)")
+    print(f"{_pictures(summary.drawn)} in {summary.seconds:.1f} s ({rate:.1f} pictures/s)")
     if (out / "contact_sheet.png").exists():
         print(out / "contact_sheet.png")
     if not summary.failed:
         return 0
     print(
-        f"illume-fast: {summary.failed} pictures failed; {out / 'failures.jsonl'} says why, and the next run tries them"
+        f"illume-fast: {_pictures(summary.failed)} failed; {out / 'failures.jsonl'} says why, and the next run tries"
         " again",
         file=sys.stderr,
     )
@@ -48,6 +48,10 @@ def slug(text: str) -> str:
     if words and len(words) <= 60 and text.isascii():
         return words
     return f"{words[:50].strip('_') or 'picture'}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count} pictures"
 
 
 def _show(bar: Bar, progress: Progress) -> None:

@@ -22,9 +22,11 @@ class Edit(DrawOptions):
     """
 
     image: Annotated[Positional[str], arg(metavar="IMAGE")]
-    """A picture, or a .jsonl, .csv, .tsv or .parquet file whose rows have an image and, as prompt, an instruction."""
-    instruction: Annotated[Positional[str | None], arg(metavar="INSTRUCTION")] = None
-    """What to change; left out when a file says it."""
+    """A picture, or a .jsonl, .csv, .tsv or .parquet file.
+    Its rows have an image (a path, from the file's folder) and, as prompt, an instruction; and what else rows of
+    generate may have."""
+    instruction: Annotated[Positional[str | None], arg(metavar="INSTRUCTION", help_behavior_hint="")] = None
+    """What to change, in quotes; left out when a file says it."""
 
 
 def edit(options: Edit) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from illume_fast.commands.options import ModelOptions, SamplingOptions, check_guidance, check_range
+from illume_fast.commands.options import MODELS_OWN, NONE, ModelOptions, SamplingOptions, check_guidance, check_range
 from illume_fast.commands.progress import Bar
 from illume_fast.data.errors import InputError
 
@@ -31,16 +31,16 @@ class Evaluate(SamplingOptions, ModelOptions):
     """Folder with emoji.csv, edits.csv and images/."""
     split: Annotated[str, arg(metavar="NAME")] = "val"
     """Rows to use. Text-to-image looks for the named picture among 100, in val_combo among its family."""
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=NONE)] = None
     """Where to write all of it as JSON."""
-    pictures: Annotated[Path | None, arg(metavar="DIR")] = None
+    pictures: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint=NONE)] = None
     """Folder for contact sheets of what was drawn, edited and named, chosen at random."""
-    guidance: Annotated[tuple[float, ...], arg(metavar="G")] = ()
-    """One or more scales to try; by default the model's own. The headline figures are those at the model's own scale
+    guidance: Annotated[tuple[float, ...], arg(metavar="G", help_behavior_hint=MODELS_OWN)] = ()
+    """One or more scales to try. The headline figures are those at the model's own scale
     if it is among them, else at the first: they are never picked by their result."""
     metrics: Annotated[tuple[Metric, ...], arg(metavar="METRIC")] = METRICS
     """Which scores to take."""
-    limit: Annotated[int | None, arg(metavar="N")] = None
+    limit: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all of them)")] = None
     """Use a random N of the pictures and of the edits, always the same ones."""
     num_samples: Annotated[int, arg(metavar="N")] = 1
     """Pictures drawn per prompt and per edit."""

@@ -21,7 +21,9 @@ class Generate(DrawOptions):
     """
 
     prompts: Annotated[Positional[str], arg(metavar="PROMPTS")]
-    """A prompt file (.txt, .jsonl, .csv, .tsv or .parquet) or a prompt in quotes."""
+    """A prompt in quotes, or a prompt file: .txt with a prompt a line, or .jsonl, .csv, .tsv or .parquet.
+    Rows of these have a prompt and, if wished, an id, a seed, a size, num_images, an image to edit, guidance,
+    a negative_prompt, guidance_from and guidance_until. What a row says wins over the options."""
 
 
 def generate(options: Generate) -> int:
@@ -30,4 +32,4 @@ def generate(options: Generate) -> int:
         return draw(PromptFile(options.prompts), options)
     # a prompt file numbers its rows; a lone prompt is better found under its words
     prompt = one_prompt(options.prompts)
-    return draw(Prompts([replace(prompt, id=slug(prompt.prompt))]), replace(options, strict=True))
+    return draw(Prompts([replace(prompt, id=slug(prompt.prompt), origin="")]), replace(options, strict=True))

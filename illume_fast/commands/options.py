@@ -9,6 +9,9 @@ from tyro.conf import arg
 from illume_fast.data.errors import InputError
 from illume_fast.jobs.config import Format, JobConfig, check_bounds, option
 
+MODELS_OWN = "(default: the model's own)"
+NONE = "(default: none)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -16,24 +19,24 @@ class ModelOptions:
 
     model: Annotated[str, arg(metavar="demo|DIR")] = "demo"
     """The model: "demo", which comes with the package, or the folder of a checkpoint."""
-    backend: Annotated[str | None, arg(metavar="NAME")] = None
-    """Run every op on one backend (reference, cpu, ...) instead of the fastest that can."""
+    backend: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the fastest that can)")] = None
+    """Run every op on one backend; `illume-fast info` lists them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
     """How pictures are drawn; what is not given is the model's own default."""
 
-    temperature: Annotated[float | None, arg(metavar="T")] = None
-    """0 takes the likeliest id, 1 draws from the model's distribution."""
-    top_k: Annotated[int | None, arg(metavar="K")] = None
-    """Draw from the K likeliest ids; 0 from all."""
-    top_p: Annotated[float | None, arg(metavar="P")] = None
-    """Draw from the likeliest ids that together have probability P."""
+    temperature: Annotated[float | None, arg(metavar="T", help_behavior_hint=MODELS_OWN)] = None
+    """How much chance has a say: 0 always takes the likeliest token, 1 draws as the model learnt, more is wilder."""
+    top_k: Annotated[int | None, arg(metavar="K", help_behavior_hint=MODELS_OWN)] = None
+    """Draw from the K likeliest tokens; 0 from all."""
+    top_p: Annotated[float | None, arg(metavar="P", help_behavior_hint=MODELS_OWN)] = None
+    """Draw from the likeliest tokens that together have probability P, from 0 to 1."""
     seed: Annotated[int, arg(metavar="S")] = 0
-    """Seed. The same prompt, seed and settings give the same picture, in any batch."""
+    """Number that chance starts from. The same prompt, seed and settings give the same picture, in any batch."""
     batch_size: Annotated[int, arg(metavar="N")] = 64
-    """Most pictures drawn at once."""
+    """Most pictures drawn at once; more are faster and take more memory."""
 
     def check(self) -> None:
         """Raise InputError for a value out of range."""
@@ -41,17 +44,35 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawOptions(SamplingOptions, ModelOptions):
-    """Options of every command that draws into a folder."""
+class OutputOptions:
+    """What is drawn, and where it goes."""
 
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder for the pictures; made if it does not exist."""
-    guidance: Annotated[float | None, arg(metavar="G")] = None
-    """How strongly to follow the prompt: 1 is no guidance; by default what suits the model best."""
     num_images: Annotated[int, arg(metavar="N")] = 1
-    """Pictures per prompt that does not say."""
-    size: Annotated[str | None, arg(metavar="HxW")] = None
-    """Height and width in pixels of prompts that do not say; by default the model's first size."""
+    """Pictures for each prompt, each from a seed of its own."""
+    size: Annotated[str | None, arg(metavar="HxW", help_behavior_hint=MODELS_OWN)] = None
+    """Height and width in pixels, one of those that the model draws.
+    An edit is drawn at the nearest to its source's, and always brought back to that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceOptions:
+    """What pictures are led towards and away from."""
+
+    guidance: Annotated[float | None, arg(metavar="G", help_behavior_hint=MODELS_OWN)] = None
+    """How strongly to follow the prompt, from 0 to 100: 1 is no guidance, more follows it more closely."""
+    negative_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint=NONE)] = None
+    """What guidance leads away from, instead of from no prompt at all. Needs guidance other than 1."""
+    guidance_from: Annotated[int, arg(metavar="STEP")] = 0
+    """Guide from this step on. A picture's tokens are its steps, from 0; docs/generation.md says which are which."""
+    guidance_until: Annotated[int | None, arg(metavar="STEP", help_behavior_hint="(default: to the end)")] = None
+    """Guide until before this step; the steps after it cost half as much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions(GuidanceOptions, SamplingOptions, ModelOptions, OutputOptions):
+    """Options of every command that draws into a folder."""
 
     format: Format = "png"
     """png: a file for each picture; webdataset: tar files of many, each picture beside its record; parquet: tables."""

@@ -3,8 +3,8 @@
 | source     | rows                                                                                             |
 |------------|--------------------------------------------------------------------------------------------------|
 | `.txt`     | a prompt a line; blank lines are skipped                                                         |
-| `.jsonl`   | an object a line: `prompt`, and if wished `id`, `seed`, `size`, `num_images`, `image`            |
-| `.csv .tsv .parquet` | a table with a `prompt` column (in any case) and the same optional columns              |
+| `.jsonl`   | an object a line: `prompt`, and if wished the other keys of `data.prompts`                       |
+| `.csv .tsv .parquet` | a table with a `prompt` column (in any case) and the same optional columns             |
 
 A row that cannot be used comes as a `BadRow` and the next one follows; what is wrong with the file is an error.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from illume_fast.data.errors import InputError, shorten
-from illume_fast.data.prompts import KEYS, BadRow, Prompt, prompt_or_bad
+from illume_fast.data.prompts import KEYS, BadRow, Prompt, misspelt, prompt_or_bad
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 _BOM = b"\xef\xbb\xbf"
@@ -149,7 +149,8 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             header = _columns(file.schema_arrow.names, path)
-            wanted = [name for name, key in zip(file.schema_arrow.names, header, strict=True) if key in KEYS]
+            names = zip(file.schema_arrow.names, header, strict=True)
+            wanted = [name for name, key in names if key in KEYS or misspelt(key)]
             batches = file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted)
             rows: Iterable[dict[str, Any]] = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):

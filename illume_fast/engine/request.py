@@ -143,8 +143,10 @@ class SamplingParams:
         if not abs(self.guidance) < float("inf"):
             raise ValueError(f"sampling: guidance must be a finite number, got {self.guidance}")
         until = self.guidance_until
-        if self.guidance_from < 0 or (until is not None and until < self.guidance_from):
-            raise ValueError(f"sampling: guidance from step {self.guidance_from} until {until} is no stretch of steps")
+        if self.guidance_from < 0:
+            raise ValueError(f"sampling: guidance_from must be a step, from 0, got {self.guidance_from}")
+        if until is not None and until < self.guidance_from:
+            raise ValueError(f"sampling: guidance_until {until} is before guidance_from {self.guidance_from}")
 
     def guidance_of(self, kind: SamplingSet) -> float:
         """The scale that draws of this kind take."""
@@ -243,7 +245,10 @@ class Result:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Partial:
-    """A sample under way: `ids` int64[S'] is its answer so far, with the forced ids before the next draw."""
+    """A sample under way: `ids` int64[S'] is its answer so far, with the forced ids before the next draw.
+
+    It is the beginning of what comes out, whatever the plan; of an answer that is whole, nothing is told.
+    """
 
     request: Request
     sample: int

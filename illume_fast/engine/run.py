@@ -250,7 +250,10 @@ class Run:
                 continue
             under_way = not row.left and r not in through
             for draws in range(before[r] // every * every + every, drawn[r] + under_way, every):
-                ids = tables.answers[row.slot, : int(tables.step_of[row.slot, draws])].cpu().clone()
+                last, following = tables.step_of[row.slot, draws - 1 : draws + 1].tolist()
+                ids = tables.answers[row.slot, :following].cpu().clone()
+                if int(ids[last]) in row.plan.stop_ids:
+                    break  # the answer is whole, which is found out a step late (`Machine.lags`)
                 self._on_partial(Partial(request=row.request, sample=row.sample, ids=ids))
 
     def _leave(self, row: Row, draws: int) -> None:

@@ -38,10 +38,11 @@ ROWS_TOGETHER = 256
 class DrawBatch:
     """A callable for `map_batches(DrawBatch, batch_format="pyarrow")`; each actor loads the model once.
 
-    A row has a `prompt` and, if wished, `seed`, `size` ("HxW"), `num_images` and `image` (the absolute path of a
-    picture to edit); `settings` are those of `generate_batch` for rows that do not say. Each picture is a row: all
-    columns of its prompt's row, then `index`, `png` (the file, with text chunks), `tokens` (the hash of its codes),
-    `record` (JSON: how it was made) and `error`, the reason where there is no picture.
+    A row has a `prompt` and, if wished, `seed`, `size` ("HxW"), `num_images`, `image` (the absolute path of a picture
+    to edit), `guidance`, `negative_prompt`, `guidance_from` and `guidance_until`; `settings` are those of
+    `generate_batch` for rows that do not say. Each picture is a row: all columns of its prompt's row, then `index`,
+    `png` (the file, with text chunks), `tokens` (the hash of its codes), `record` (JSON: how it was made) and `error`,
+    the reason where there is no picture.
     """
 
     def __init__(self, model: str = "demo", device: str = "cpu", **settings: Any) -> None:

@@ -39,6 +39,9 @@ def generate_batch(
     num_images: int = 1,
     seed: int = 0,
     guidance: float | None = None,
+    negative_prompt: str | None = None,
+    guidance_from: int = 0,
+    guidance_until: int | None = None,
     size: str | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -59,8 +62,9 @@ def generate_batch(
     `docs/batch_jobs.md` describes the files.
 
     Args:
-        source: a prompt file, or prompts: each a text, a dict like a row of a prompt file, or a `Prompt`. A generator
-            is read as it is needed.
+        source: a prompt file, or prompts: each a text, a dict like a row of a prompt file, or a `Prompt`. What a row
+            says itself (`illume_fast.data.prompts.KEYS`) wins over the settings here. A generator is read as it is
+            needed.
         out: the folder; made if it does not exist.
         model: "demo", the folder of a checkpoint, or a loaded pipeline, which then says batch size and device.
         on_progress: called after every picture.
@@ -78,6 +82,9 @@ def generate_batch(
         num_images=num_images,
         seed=seed,
         guidance=guidance,
+        negative_prompt=negative_prompt,
+        guidance_from=guidance_from,
+        guidance_until=guidance_until,
         size=size,
         temperature=temperature,
         top_k=top_k,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from illume_fast.data.errors import InputError
-from illume_fast.data.prompts import MAX_IMAGES, MAX_SEED, parse_size
+from illume_fast.data.prompts import MAX_GUIDANCE, MAX_IMAGES, MAX_SEED, MAX_STEP, check_negative, parse_size
 from illume_fast.jobs.shard import Shard
 
 Format = Literal["png", "webdataset", "parquet"]
@@ -21,7 +21,9 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "top_p": (0, 1),
     "seed": (0, MAX_SEED),
     "batch_size": (1, 65_536),
-    "guidance": (0, 100),
+    "guidance": (0, MAX_GUIDANCE),
+    "guidance_from": (0, MAX_STEP),
+    "guidance_until": (0, MAX_STEP),
     "num_images": (1, MAX_IMAGES),
     "per_file": (1, 1_000_000),
     "workers": (1, 1024),
@@ -51,6 +53,9 @@ class JobConfig:
     num_images: int = 1
     seed: int = 0
     guidance: float | None = None
+    negative_prompt: str | None = None
+    guidance_from: int = 0
+    guidance_until: int | None = None
     size: str | None = None
     temperature: float | None = None
     top_k: int | None = None
@@ -66,11 +71,23 @@ class JobConfig:
     def check(self, name: Callable[[str], str] = str) -> None:
         """Raise InputError for a value that cannot be used; `name` makes an option's name in the message."""
         check_bounds(self, name)
+        self._check_guidance(name)
         Shard.parse(self.shard, name("shard"))
         if self.size is not None:
             parse_size(self.size, name("size"))
         if self.format not in FORMATS:
             raise InputError(f"{name('format')} {self.format!r} is not known; allowed are {', '.join(FORMATS)}")
+
+    def _check_guidance(self, name: Callable[[str], str]) -> None:
+        since, until = self.guidance_from, self.guidance_until
+        if until is not None and until < since:
+            raise InputError(f"{name('guidance_until')} {until} is before {name('guidance_from')} {since}")
+        if self.negative_prompt is None:
+            return
+        check_negative(self.negative_prompt, name("negative_prompt"))
+        if self.guidance == 1 or until == since:
+            vain = f"{name('guidance')} 1" if self.guidance == 1 else f"guidance from step {since} until {until}"
+            raise InputError(f"{name('negative_prompt')} does nothing with {vain}; leave one of them out")
 
     def to_json(self) -> dict[str, Any]:
         """The config as plain values."""

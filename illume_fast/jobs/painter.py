@@ -17,7 +17,7 @@ from illume_fast.data.memory import out_of_memory
 from illume_fast.data.prompts import Prompt, parse_size
 from illume_fast.data.sizes import Size, format_size
 from illume_fast.engine import EngineConfig, sample_seed
-from illume_fast.jobs.config import JobConfig
+from illume_fast.jobs.config import JobConfig, option
 from illume_fast.jobs.ledger import Record
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
 from illume_fast.ops.dispatch import Backend, use_backend
@@ -59,6 +59,12 @@ class Painter:
                 f"--guidance {config.guidance:g}: model {self.name} was trained without an unconditional prompt;"
                 " allowed is 1"
             )
+        for field, unguided in (("negative_prompt", None), ("guidance_from", 0), ("guidance_until", None)):
+            if getattr(config, field) != unguided and not self.has_unconditional:
+                raise InputError(
+                    f"{option(field)}: model {self.name} was trained without an unconditional prompt, which guidance"
+                    " needs; leave it out"
+                )
 
     def check_size(self, size: Size, origin: str) -> None:
         """Raise InputError, beginning with `origin`, for a size that the model does not draw."""
@@ -83,7 +89,6 @@ class Painter:
     def wanted(self, prompt: Prompt, index: int, config: JobConfig) -> Record:
         """How the `index`-th picture of a row is to be made; the size of an edit is left to its source."""
         size = prompt.size or (None if config.size is None else parse_size(config.size))
-        guidance = self.guidance if prompt.image is None else self.edit_guidance
         if size is None and prompt.image is None:
             size = self.pipeline.sizes[0]
         return {
@@ -92,9 +97,19 @@ class Painter:
             "prompt": prompt.prompt,
             **({} if prompt.image is None else {"image": str(prompt.image)}),
             "seed": sample_seed(config.seed if prompt.seed is None else prompt.seed, index),
-            "guidance": guidance if config.guidance is None else config.guidance,
+            **self._guided(prompt, config),
             **({} if size is None else {"size": format_size(size)}),
             **self.settings(config),
+        }
+
+    def _guided(self, prompt: Prompt, config: JobConfig) -> Record:
+        default = self.guidance if prompt.image is None else self.edit_guidance
+        return {
+            "guidance": _first(prompt.guidance, config.guidance, default),
+            "negative_prompt": _first(prompt.negative_prompt, config.negative_prompt),
+            # None, as in the records of pictures that were made before there were stretches
+            "guidance_from": _first(prompt.guidance_from, config.guidance_from) or None,
+            "guidance_until": _first(prompt.guidance_until, config.guidance_until),
         }
 
     @property
@@ -122,6 +137,11 @@ class Painter:
         if done.error is not None:
             raise done.error
         return done.text or ""
+
+
+def _first(*values: T | None) -> T | None:
+    """The first of the values that was given."""
+    return next((value for value in values if value is not None), None)
 
 
 @contextmanager

@@ -202,11 +202,14 @@ def adopt(path: Path, wanted: Record) -> Record:
 def require_same(done: Record, wanted: Record, path: Path) -> None:
     """Raise InputError, naming what differs, unless `done` was made as `wanted` says."""
     for key, value in wanted.items():
-        if done.get(key) != value:
-            raise InputError(
-                f"{path} was made with {key} {shorten(done.get(key))}, not {shorten(value)};"
-                " choose another output folder or the same settings"
-            )
+        before = done.get(key)
+        if before == value:
+            continue
+        if before is None:
+            made = f"without {key}, not with {shorten(value)}"
+        else:
+            made = f"with {key} {shorten(before)}, not {'without' if value is None else shorten(value)}"
+        raise InputError(f"{path} was made {made}; choose another output folder or the same settings")
 
 
 def _sweep(folder: Path, shard: Shard) -> None:

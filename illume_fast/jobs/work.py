@@ -95,6 +95,10 @@ class Work:
                 return task
         raise StopIteration
 
+    def origin(self, key: Key) -> str:
+        """Where the row of an unfinished task stands; empty where it stands in no file or list."""
+        return self._pending[key][0].origin
+
     def finished(self, key: Key) -> None:
         """A task was done with, well or not."""
         self.count += 1
@@ -171,6 +175,9 @@ class Work:
             image=picture,
             size=size,
             guidance=record["guidance"],
+            negative_prompt=record["negative_prompt"],
+            guidance_from=record["guidance_from"] or 0,
+            guidance_until=record["guidance_until"],
             temperature=record["temperature"],
             top_k=record["top_k"],
             top_p=record["top_p"],

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
+from illume_fast.data.errors import InputError
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.jobs.config import JobConfig
 from illume_fast.jobs.ledger import Ledger
@@ -52,7 +53,7 @@ def keep(done: Done, work: Work, store: Store, painter: Painter) -> None:
     record = done.task.tag
     key = record["id"], record["index"]
     if done.error is not None or done.codes is None:
-        work.fail(key, _reason(done.error))
+        work.fail(key, _reason(done.error, work.origin(key)))
         return
     store.add({**record, **painter.made_by(), "tokens": hash_of(done.codes)}, done.picture)
     work.finished(key)
@@ -67,11 +68,14 @@ def hash_of(codes: ImageCodes) -> str:
     return digest.hexdigest()
 
 
-def _reason(error: Exception | None) -> str:
+def _reason(error: Exception | None, origin: str) -> str:
     text = " ".join(str(error).split())
     # our own errors say what is wrong in a sentence; of others the kind is worth knowing
     ours = error is not None and type(error).__module__.startswith("illume_fast.")
-    return text if ours and text else f"{type(error).__name__}: {text}"
+    if not ours or not text:
+        return f"{type(error).__name__}: {text}"
+    # what is wrong with a row should say which; the engine's errors name their request
+    return f"{origin}: {text}" if isinstance(error, InputError) and origin else text
 
 
 @contextmanager

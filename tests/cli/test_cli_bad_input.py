@@ -63,7 +63,7 @@ def test_a_bad_row_fails_alone_and_is_tried_again(generate, tmp_path, row, parts
     source.write_text('{"prompt": "red apple"}\n' + row + '\n{"prompt": "blue heart"}\n')
     shown = generate(source)
     assert shown.code == 1, shown
-    assert f"1 pictures failed; {out / 'failures.jsonl'} says why" in shown.err.splitlines()[-1]
+    assert f"1 picture failed; {out / 'failures.jsonl'} says why" in shown.err.splitlines()[-1]
     (failure,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
     assert all(part in failure["reason"] for part in parts)
     assert {p.name for p in (out / "images").iterdir()} == {"0000_0.png", "0002_0.png"}
@@ -71,7 +71,7 @@ def test_a_bad_row_fails_alone_and_is_tried_again(generate, tmp_path, row, parts
     # mended, it is drawn, and nothing is left of the failure
     source.write_text('{"prompt": "red apple"}\n{"prompt": "green apple"}\n{"prompt": "blue heart"}\n')
     after = generate(source)
-    assert (after.code, "1 pictures in" in after.out) == (0, True), after
+    assert (after.code, "1 picture in" in after.out) == (0, True), after
     assert not (out / "failures.jsonl").exists()
     assert len((out / "results.jsonl").read_text().splitlines()) == 3
 

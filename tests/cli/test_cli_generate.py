@@ -73,7 +73,7 @@ def test_nothing_is_drawn_twice_and_more_can_be_asked_for(cli, tiny_model, promp
         (("--guidance", 3), "was made with guidance 2.0, not 3.0"),
         (("--seed", 1), "was made with seed 0, not 1"),
         (("--size", "32x64"), "was made with size '64x64', not '32x64'"),
-        (("--temperature", 0.5), "was made with temperature None, not 0.5"),
+        (("--temperature", 0.5), "was made without temperature, not with 0.5"),
     ],
 )
 def test_other_settings_need_another_folder(cli, tiny_model, prompts, tmp_path, change, message):

@@ -38,7 +38,9 @@ def test_txt_is_a_prompt_a_line_and_blank_lines_do_not_count(tmp_path):
 
 def test_jsonl_carries_everything_and_ignores_what_it_does_not_know(tmp_path):
     row = {"prompt": "a cat", "id": 7, "seed": 3, "size": "64x32", "num_images": 2, "image": "in/cat.png", "tag": "x"}
-    (found,) = read_prompts(written(tmp_path, "p.jsonl", json.dumps(row) + "\n"))
+    guided = {"guidance": 2, "negative_prompt": " a dog ", "guidance_from": "0", "guidance_until": 9}
+    (found,) = read_prompts(written(tmp_path, "p.jsonl", json.dumps({**row, **guided}) + "\n"))
+    assert (found.guidance, found.negative_prompt, found.guidance_from, found.guidance_until) == (2.0, "a dog", 0, 9)
     assert (found.id, found.seed, found.size, found.num_images) == ("7", 3, (64, 32), 2)
     assert found.image == tmp_path / "in/cat.png"
 
@@ -61,6 +63,14 @@ def test_parquet(tmp_path):
     table = pyarrow.table({"Prompt": ["pear", "fig"], "seed": [1.0, float("nan")], "embedding": [[0.0], [1.0]]})
     parquet.write_table(table, tmp_path / "p.parquet")
     assert [(p.prompt, p.seed) for p in read_prompts(str(tmp_path / "p.parquet"))] == [("pear", 1), ("fig", None)]
+
+
+def test_parquet_columns_that_look_misspelt_are_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"prompt": ["pear"], "negative prompt": ["fig"]}), tmp_path / "p.parquet")
+    with pytest.raises(InputError, match="row 1: unknown key 'negative prompt'; did you mean 'negative_prompt'"):
+        read_prompts(str(tmp_path / "p.parquet"))
 
 
 def test_damaged_parquet(tmp_path):

@@ -45,7 +45,10 @@ def test_late_answers_of_steps_that_guess_are_the_same(tokens):
     engine = late_engine(model, **guesses)
     for r in engine.generate(asked, on_partial=lambda p: told.setdefault((p.request.id, p.sample), []).append(p.ids)):
         assert r.ids.tolist() == expected[r.request.id, r.sample]
-        assert all(torch.equal(part, r.ids[: len(part)]) for part in told[r.request.id, r.sample])
+        # nothing is told of an answer that its first draw ends
+        parts = told.get((r.request.id, r.sample), [])
+        assert all(torch.equal(part, r.ids[: len(part)]) for part in parts)
+    assert told
     assert engine.speculation.row_steps
 
 

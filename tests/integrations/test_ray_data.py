@@ -19,9 +19,9 @@ needs_demo = pytest.mark.skipif(not (DEMO / "config.json").exists(), reason="the
 
 @needs_demo
 def test_a_table_of_prompts_becomes_a_table_of_pictures(tmp_path):
-    table = pyarrow.table(
-        {"prompt": ["red apple", " ", "blue heart"], "num_images": [2, 1, 1], "id": ["x", "y", "x"], "tag": [1, 2, 3]}
-    )
+    guided = {"negative_prompt": ["green apple", "fig", None], "guidance_until": [None, None, 24]}
+    columns = {"prompt": ["red apple", " ", "blue heart"], "num_images": [2, 1, 1], "id": ["x", "y", "x"]}
+    table = pyarrow.table({**columns, "tag": [1, 2, 3], **guided})
     drawn = DrawBatch(seed=3, batch_size=4)(table)
     rows = drawn.to_pylist()
     assert [(row["id"], row["tag"], row["index"]) for row in rows] == [
@@ -32,7 +32,8 @@ def test_a_table_of_prompts_becomes_a_table_of_pictures(tmp_path):
     ]
     assert [row["error"] for row in rows] == [None, None, "row y: needs a \"prompt\" that is a text, got ' '", None]
     assert Image.open(io.BytesIO(rows[0]["png"])).text["prompt"] == "red apple"
-    generate_batch([{"prompt": "red apple", "num_images": 2}, "blue heart"], tmp_path, seed=3)
+    led = {"prompt": "red apple", "num_images": 2, "negative_prompt": "green apple"}
+    generate_batch([led, {"prompt": "blue heart", "guidance_until": 24}], tmp_path, seed=3)
     made = [json.loads(line)["tokens"] for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["tokens"] for row in rows if row["error"] is None] == made
 

@@ -73,7 +73,9 @@ def test_prompts_of_python():
 
 
 def test_written_down_rows_come_back_as_they_were(tmp_path):
-    source = Prompts(["käse 🧀", {"prompt": "pear", "size": "32x64", "image": "a/b.png", "num_images": 2}, 5])
+    guided = {"guidance": 2, "negative_prompt": "fig", "guidance_from": 3, "guidance_until": 9}
+    given = [{"prompt": "pear", "size": "32x64", "image": "a/b.png", "num_images": 2}, {"prompt": "pear", **guided}]
+    source = Prompts(["käse 🧀", *given, 5])
     assert list(Spool.of(source, tmp_path / "rows").rows()) == list(source.rows())
 
 

@@ -174,7 +174,7 @@ def test_half_written_files_are_swept_away_but_for_those_of_other_workers(tmp_pa
     [
         ({"guidance": 3.0}, r"0000_0\.png was made with guidance 2\.0, not 3\.0; choose another output folder"),
         ({"prompt": "pear"}, "was made with prompt 'a käse 🧀', not 'pear'"),
-        ({"top_k": 5}, "was made with top_k None, not 5"),
+        ({"top_k": 5}, "was made without top_k, not with 5"),
     ],
 )
 @pytest.mark.parametrize("torn", [False, True], ids=["with-row", "without-row"])
