@@ -1,4 +1,4 @@
-# make setup | build | demo | test | test-all | lint | sanitize | train-demo | clean
+# make setup | build | demo | test | test-all | lint | sanitize | bench-ops | bench-engine | train-demo | clean
 #
 # Everything lives in .venv, which `make setup` fills; a second run sees that nothing changed and does nothing.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -14,7 +14,7 @@ DEPENDENCIES := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 SOURCES := setup.py CMakeLists.txt $(sort $(shell find csrc -type f -not -path 'csrc/tests/*'))
 NATIVE := $(shell { cat $(SOURCES); echo $(SOURCES); command -v c++ g++ clang++ nvcc; env | grep -E "^ILLUME_FAST_(CUDA|WERROR|REQUIRE)"; } | cksum | tr ' ' -)
 
-.PHONY: setup build demo test test-all lint sanitize train-demo clean
+.PHONY: setup build demo test test-all lint sanitize bench-ops bench-engine train-demo clean
 
 setup: .venv/.installed-$(DEPENDENCIES)-$(NATIVE)
 
@@ -54,6 +54,26 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# measure on this machine, which should have nothing else to do, and draw the page of results and README.md's tables anew;
+# docs/benchmarks.md says how long it takes, and what the variables are for
+RESULTS ?= bench/results/cpu
+TABLES ?= README.md
+MEASURED := build/bench
+bench-ops: setup
+	$(BIN)/pip install -q -c constraints.txt faiss-cpu
+	@mkdir -p $(MEASURED) && rm -f $(MEASURED)/ops.jsonl
+	$(BIN)/illume-fast bench $(if $(OPS),--op $(OPS)) $(OPTIONS) --json $(MEASURED)/ops.jsonl
+	$(if $(OPS),,$(BIN)/illume-fast bench --curves $(OPTIONS) --json $(MEASURED)/ops.jsonl)
+	cat $(MEASURED)/ops.jsonl >>$(RESULTS)/ops.jsonl
+	$(BIN)/illume-fast bench report $(RESULTS)/*.jsonl --out $(RESULTS) --tables $(TABLES)
+
+bench-engine: setup
+	@mkdir -p $(MEASURED) && rm -f $(MEASURED)/engine.jsonl
+	$(BIN)/illume-fast bench engine --seconds 10 $(OPTIONS) --json $(MEASURED)/engine.jsonl
+	$(BIN)/illume-fast bench engine --curves --seconds 3 $(OPTIONS) --json $(MEASURED)/engine.jsonl
+	cp $(MEASURED)/engine.jsonl $(RESULTS)/engine.jsonl
+	$(BIN)/illume-fast bench report $(RESULTS)/*.jsonl --out $(RESULTS) --tables $(TABLES)
 
 # the stages of docs/training.md one after the other; started again, it goes on where it stopped
 DATA ?= ../shared/data/noto_emoji

@@ -70,6 +70,7 @@ def where(device: str = "cpu") -> dict[str, Any]:
     name = f"{_processor()}, {torch.get_num_threads()} threads"
     return {
         "device": name if device == "cpu" else torch.cuda.get_device_name(),
+        "threads": torch.get_num_threads(),
         "isa": None if native.missing or device != "cpu" else native._C.active_isa(),
         "bandwidth_GB_per_s": bandwidth(device) / 1e9,
         "float32_GFLOP_per_s": multiply_rate(False, device) / 1e9,

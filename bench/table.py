@@ -1,4 +1,4 @@
-"""Results as a Markdown table, ours beside the best peer."""
+"""Results as Markdown tables, ours beside the best peer: one of ops, one of whole generation."""
 
 import json
 from collections.abc import Iterable
@@ -7,7 +7,9 @@ from typing import Any
 
 Row = dict[str, Any]
 
+ENGINE = "engine"  # what stands for the op where whole generation was timed
 HEAD = ["| op | case | ours, ms | best peer, ms | faster by | floor, ms |", "|---|---|---|---|---|---|"]
+GENERATION_HEAD = ["| case | ours, ms | best peer, ms | faster by | goal | floor, ms |", "|---|---|---|---|---|---|"]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -48,19 +50,40 @@ def peers_of(run: list[Row]) -> list[Row]:
     return [row for row in run if not row["who"].startswith(("illume_fast", "only "))]
 
 
+def compared(rows: Iterable[Row], *, generation: bool = False) -> dict[Key, list[Row]]:
+    """The last runs of ops, or of whole `generation`, that have peers and are no part of a curve."""
+    return {
+        key: run
+        for key, run in runs_of(rows).items()
+        if (key[0] == ENGINE) == generation and key[2] is None and peers_of(run)
+    }
+
+
 def table(rows: Iterable[Row]) -> list[str]:
-    """Lines of Markdown, one for each case that has peers; cases of curves are left out."""
-    return HEAD + [
-        _line(op, case, run) for (op, case, curve), run in runs_of(rows).items() if peers_of(run) and curve is None
-    ]
+    """Lines of Markdown, one for each case of an op that was compared; none where there is no such case."""
+    lines = [_line((f"`{op}`", case), run) for (op, case, _), run in compared(rows).items()]
+    return [*HEAD, *lines] if lines else []
 
 
-def _line(op: str, case: str, run: list[Row]) -> str:
-    ours = min((row for row in run if row["who"].startswith("illume_fast")), key=lambda row: row["median_ms"])
-    best = min(peers_of(run), key=lambda row: row["median_ms"])
+def generation_table(rows: Iterable[Row]) -> list[str]:
+    """The same of whole generation, with the goals that were set."""
+    lines = [_line((case,), run, goals=True) for (_, case, _), run in compared(rows, generation=True).items()]
+    return [*GENERATION_HEAD, *lines] if lines else []
+
+
+def best_of(run: list[Row]) -> tuple[Row, Row]:
+    """The fastest of ours and the fastest peer of a run that has peers."""
+    ours = [row for row in run if row["who"].startswith("illume_fast")]
+    best, peer = (min(some, key=lambda row: row["median_ms"]) for some in (ours, peers_of(run)))
+    return best, peer
+
+
+def _line(named: tuple[str, ...], run: list[Row], *, goals: bool = False) -> str:
+    ours, best = best_of(run)
     peer = f"{digits(best['median_ms'])} ({best['who']})"
     faster = f"{digits(best['median_ms'] / ours['median_ms'])}x"
-    cells = f"`{op}`", case, digits(ours["median_ms"]), peer, faster, digits(ours["floor_ms"])
+    goal = [f"{run[0]['goal']:g}x" if "goal" in run[0] else "-"] * goals
+    cells = *named, digits(ours["median_ms"]), peer, faster, *goal, digits(ours["floor_ms"])
     return f"| {' | '.join(cells)} |"
 
 

@@ -12,9 +12,9 @@ from illume_fast.bench import libraries
 from illume_fast.bench.case import Case
 from illume_fast.bench.cases import all_cases, select
 from illume_fast.bench.compare import regressions
-from illume_fast.bench.report import write_report
+from illume_fast.bench.report import with_tables, write_report
 from illume_fast.bench.runner import run
-from illume_fast.bench.table import read_rows, table
+from illume_fast.bench.table import generation_table, read_rows, table
 from illume_fast.cli import main
 from illume_fast.kernels import native
 
@@ -45,6 +45,8 @@ def test_rows_say_what_was_measured_and_where():
         assert 0 < row["min_ms"] <= row["p20_ms"] <= row["median_ms"] <= row["p80_ms"]
         assert row["floor_ms"] > 0
         assert row["device"]
+        assert row["threads"] == torch.get_num_threads()
+        assert row["date"]
         assert row["commit"]
         assert (row["curve"], row["axis"], row["at"]) == ("max", "numbers", 64)
         json.dumps(row)
@@ -135,6 +137,40 @@ def test_the_table_shows_the_last_run_beside_the_best_peer():
     ]
 
 
+def generated(case, who, ms, **more):
+    return {**row(case, who, ms, **more), "op": "engine"}
+
+
+def test_whole_generation_has_a_table_of_its_own_with_goals():
+    rows = [
+        generated("Janus", "illume_fast", 500, goal=4.0), generated("Janus", "transformers", 2500),
+        generated("samples", "illume_fast", 8), generated("samples", "unshared", 9.6),
+        generated("alone", "illume_fast", 8), row("a", "illume_fast", 1.0),
+    ]  # fmt: skip
+    assert generation_table(rows)[2:] == [
+        "| Janus | 500 | 2500 (transformers) | 5.0x | 4x | 0.012 |",
+        "| samples | 8.0 | 9.6 (unshared) | 1.2x | - | 0.012 |",
+    ]
+    assert table(rows) == []
+
+
+def test_tables_are_drawn_anew_where_a_text_has_a_place_for_them():
+    rows = [row("a", "illume_fast", 1.0), row("a", "sort", 4.0)]
+    rows += [generated("Janus", "illume_fast", 500), generated("Janus", "transformers", 2500)]
+    text = "before\n\n<!-- measured ops -->\nold\n<!-- end -->\n\n<!-- measured generation -->\n<!-- end -->\nafter\n"
+    drawn = with_tables(text, rows)
+    head, ops, rest = drawn.partition("\n".join(table(rows)) + "\n<!-- end -->")
+    assert ops
+    assert head == "before\n\n<!-- measured ops -->\n"
+    assert rest.endswith("\n".join(generation_table(rows)) + "\n<!-- end -->\nafter\n")
+    assert with_tables(drawn, rows) == drawn
+    assert with_tables(drawn, []) == text.replace("old\n", "")
+    with pytest.raises(ValueError, match="no place for a table"):
+        with_tables("before", rows)
+    with pytest.raises(ValueError, match="there is no <!-- end -->"):
+        with_tables("<!-- measured ops -->\n", rows)
+
+
 def test_slower_is_told_from_noise_and_from_a_slow_machine():
     before = [row("a", "illume_fast", 1.0), row("a", "sort", 4.0), row("b", "illume_fast", 1.0)]
     assert regressions(before, before) == []
@@ -164,6 +200,23 @@ def test_the_command_times_saves_compares_and_reports(tmp_path, capsys):
     assert "<svg" in page
     assert "Hugging Face" in page
     assert "| `rms_norm` | 2 x 256" in (tmp_path / "page" / "README.md").read_text()
+    text = tmp_path / "text.md"
+    text.write_text("<!-- measured ops -->\n<!-- end -->\n")
+    assert main(["bench", "report", str(file), "--out", str(tmp_path / "page"), "--tables", str(text)]) == 0
+    assert "| `rms_norm` | 2 x 256" in text.read_text()
+
+
+def test_options_of_several_words_may_be_given_again(tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    chosen = ["--op", "rms_norm", "--op", "gather_rows", "--case", "2 x 256,", "nothing", "--case", "2 of"]
+    chosen += ["--peer", "F.rms", "--peer", "select", "--backend", "cpu", "--backend", "reference"]
+    assert main(["bench", *chosen, "--seconds", "0.01", "--json", str(file)]) == 0
+    assert [(r["op"], r["who"]) for r in read_rows(file)] == [
+        ("rms_norm", "illume_fast (cpu)"), ("rms_norm", "illume_fast (reference)"), ("rms_norm", "F.rms_norm"),
+        ("gather_rows", "illume_fast (cpu)"), ("gather_rows", "illume_fast (reference)"),
+        ("gather_rows", "torch index_select"),
+    ]  # fmt: skip
+    assert "\n2 cases in 0 min" in capsys.readouterr().out
 
 
 def test_curves_become_plots(tmp_path):
@@ -171,7 +224,10 @@ def test_curves_become_plots(tmp_path):
     more = {"ours_is_faster_by": 1.0, "commit": "c", "date": "2026-01-01", "curve": "max", "axis": "numbers", **machine}
     rows = [row(str(n), who, ms, at=n, **more) for n in (1, 2) for who, ms in (("illume_fast", n), ("sort", 2 * n))]
     names = {path.name for path in write_report(rows, tmp_path)}
-    assert "max-over-numbers.svg" in names or "max--over-numbers.svg" in names
+    assert "max-over-numbers.svg" in names
+    first = (tmp_path / "max-over-numbers.svg").read_text()
+    write_report(rows, tmp_path)
+    assert (tmp_path / "max-over-numbers.svg").read_text() == first  # nothing in it is random
     with pytest.raises(ValueError, match="no results"):
         write_report([], tmp_path)
 

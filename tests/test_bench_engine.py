@@ -2,20 +2,23 @@
 
 import importlib.util
 import json
+import signal
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 import torch
 
-from illume_fast.bench.engine import contests, demo, first, guided, illume_plus, janus, qwen
-from illume_fast.bench.engine.contest import Contest, once, run_contest
+from illume_fast.bench.engine import contests, demo, first, guided, hugging_face, illume_plus, janus, qwen
+from illume_fast.bench.engine.contest import Contest, once, run_contest, take_turns
 from illume_fast.bench.engine.curves import reads
 from illume_fast.bench.engine.floor import body_weights, decode_step, picture_floor, reading
 from illume_fast.bench.engine.greedy import same_greedy
+from illume_fast.bench.engine.limit import at_most
 from illume_fast.bench.engine.share import outside_share
 from illume_fast.bench.report import write_report
-from illume_fast.bench.table import table
+from illume_fast.bench.table import generation_table
 from illume_fast.cli import main
 from illume_fast.engine import Engine
 from illume_fast.kernels import native
@@ -103,18 +106,71 @@ def test_rows_of_a_contest_say_what_is_made_in_a_second():
     def broken(made, stack):
         raise ImportError("no such library")
 
-    contest_ = contest(make=make, peers={"peer": peer, "broken": broken}, notes=lambda made: {"of": made}, fewest=4)
+    peers = {"peer": peer, "broken": broken}
+    contest_ = contest(make=make, peers=peers, notes=lambda made: {"of": made}, fewest=4, steps=2, goal=1.5)
     ours, theirs = run_contest(contest_, seconds=0.001)
     assert closed == ["cpu"]
     assert (ours["who"], theirs["who"], ours["of"], "of" in theirs) == ("illume_fast", "peer", "made", False)
+    assert (ours["goal"], ours["left_out"]) == (1.5, {"broken": "ImportError: no such library"})
     for row in (ours, theirs):
-        assert row["calls"] >= 4
+        assert row["calls"] == row["turns"] >= 4
+        assert row["steps_per_s"] == pytest.approx(2e3 / row["median_ms"])
         assert row["pictures_per_s"] == pytest.approx(4e3 / row["median_ms"])
         assert row["floor_tokens_per_s"] == pytest.approx(8e3 / row["floor_ms"])
         assert row["commit"]
         assert row["torch"]
         json.dumps(row)
     assert [row["who"] for row in run_contest(contest_, 0.001, peers=())] == ["illume_fast"]
+
+
+def test_a_peer_that_takes_too_long_leaves_after_its_first_turn():
+    called = []
+
+    def of(name, seconds):
+        def turn():
+            called.append(name)
+            time.sleep(seconds)
+            return [seconds, seconds]
+
+        return turn
+
+    turns = {"illume_fast": of("illume_fast", 0.05), "slow": of("slow", 0.05), "quick": of("quick", 0.0)}
+    taken, late = take_turns(turns, 0.001, 3, peer_seconds=0.1)
+    assert called.count("slow") == 1
+    assert list(late) == ["slow"]
+    assert "3 of them may take 0.1 s" in late["slow"]
+    assert taken == {"illume_fast": [[0.05] * 2] * 3, "quick": [[0.0] * 2] * 3}
+    assert take_turns(turns, 0.001, 3, peer_seconds=1.0)[1] == {}
+
+
+def test_a_peer_that_does_not_get_ready_is_left_out():
+    def never(made, stack):
+        time.sleep(60)
+
+    (row,) = run_contest(contest(peers={"never": never}), 0.001, peer_seconds=0.1)
+    assert row["left_out"] == {"never": "TimeoutError: it was not ready after 0.1 s"}
+    # so is one that is being compiled meanwhile
+    compiled = {"compiled": guided.their_steps(compiled=True)}
+    if importlib.util.find_spec("transformers") is not None:
+        (row,) = run_contest(steps(peers=compiled), 0.001, peer_seconds=0.5)
+        assert "not ready after 0.5 s" in row["left_out"]["compiled"]
+
+
+def test_an_alarm_that_was_set_before_still_goes_off():
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(time.monotonic()))
+    earlier = signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(TimeoutError), at_most(0.05):
+            time.sleep(10)
+        with at_most(10):
+            pass
+        assert not rung
+        time.sleep(0.5)
+        assert rung
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *earlier)
 
 
 def test_wrong_answers_are_not_timed(monkeypatch, capsys):
@@ -150,7 +206,20 @@ def test_greedy_answers_may_differ_at_ties_alone():
 def test_steps_beside_transformers(dtype):
     rows = run_contest(steps(dtype=dtype), seconds=0.01, peers=("transformers, static cache",))
     assert [row["who"] for row in rows][:2] == ["illume_fast", "transformers, static cache"]
-    assert all(row["calls"] >= 10 for row in rows)
+    assert all(row["turns"] >= 3 for row in rows)
+    assert all(row["calls"] == 6 * row["turns"] for row in rows)  # of ten steps some are not counted
+    assert all(row["tokens_per_s"] == pytest.approx(2 * row["steps_per_s"]) for row in rows)
+
+
+@needs_transformers
+def test_the_peer_draws_the_same_from_a_cache_that_was_filled_before():
+    made = steps().make("cpu", ExitStack()).greedy()
+    made = replace(made, prompts=[made.prompts[0], made.prompts[1][2:]])  # one has to be filled up on the left
+    model = hugging_face.mirror(made.model)
+    cache = hugging_face.read(model, made.rows, len(made.plan))
+    for _ in range(2):
+        answers = hugging_face.generate(model, made.rows, hugging_face.Draw(made.plan, made.sampling), cache=cache)
+        assert torch.equal(answers, guided._theirs(made))
 
 
 @needs_transformers
@@ -207,9 +276,18 @@ def test_time_outside_kernels_is_a_part_of_the_whole(monkeypatch):
     assert outside_share(lambda on_step: [on_step(None) for _ in range(3)], settled=1) == 0.25
 
 
-def test_reading_of_prompts():
-    (row,) = run_contest(reads(TINY, torch.float32, 2, 20, name="tiny"), seconds=0.01)
-    assert row["tokens_per_s"] == pytest.approx(40e3 / row["median_ms"])
+def test_prompts_are_read_in_every_turn(monkeypatch):
+    contest_ = reads(TINY, torch.float32, 2, 40, name="tiny", scale=("tiny", "prompts", 2))
+    (row,) = run_contest(contest_, seconds=0.01)
+    assert row["tokens_per_s"] == pytest.approx(80e3 / row["median_ms"])
+    made = contest_.make("cpu", ExitStack())
+    turn, fed = contest_.ours(made), []
+    made.model.decoder.register_forward_pre_hook(lambda module, inputs: fed.append(len(inputs[0])))
+    turn()
+    count = sum(fed)
+    turn()
+    assert count >= 2 * 40
+    assert sum(fed) == 2 * count
 
 
 def test_pictures_and_samples_of_the_demo_model():
@@ -218,10 +296,6 @@ def test_pictures_and_samples_of_the_demo_model():
     assert row["pictures_per_s"] > 0
     samples = replace(demo.samples(2), fewest=1)
     assert [row["who"] for row in run_contest(samples, seconds=0.01)] == ["illume_fast", "2 prompts unshared"]
-    made = samples.make("cpu", ExitStack())
-    prompts = [request.prompt[0].ids for request in made.apart]
-    assert len({len(ids) for ids in prompts}) == 1
-    assert len({ids[0] for ids in prompts}) == len(prompts)
 
 
 def test_prompt_lengths_of_the_demo_model():
@@ -276,10 +350,27 @@ def test_curves_show_rates(tmp_path):
         for n in (1, 2)
     ]
     names = {path.stem for path in write_report(rows, tmp_path)}
-    assert any(name.endswith("pictures-per-second") for name in names)
-    assert any(name.endswith("outside-kernels") for name in names)
-    assert "speed-up" not in names
-    assert len(table(rows)) == 2
+    assert "pictures-per-second-over-pictures-together" in names
+    assert "part-of-the-time-outside-kernels-over-pictures-together" in names
+    assert not any("speed-up" in name for name in names)
+    assert generation_table(rows) == []
+
+
+def test_curves_of_one_quantity_and_axis_share_a_plot(tmp_path):
+    machine = {"device": "d", "bandwidth_GB_per_s": 1.0, "float32_GFLOP_per_s": 1.0, "bfloat16_GFLOP_per_s": 1.0}
+    plain = {"op": "engine", "p20_ms": 1, "p80_ms": 1, "floor_ms": 0.5, "ours_is_faster_by": 1.0, **machine}
+    plain |= {"commit": "c", "date": "2026-01-01"}
+    rows = [
+        {**plain, "case": f"{curve}, {n} {axis}", "who": who, "at": n, "curve": curve, "axis": axis, "median_ms": n}
+        | {"tokens_per_s": n, "floor_tokens_per_s": 2.0 * n}
+        for curve, axis in (("demo", "pictures"), ("Qwen2", "pictures"), ("demo", "prompts"))
+        for n in (1, 2)
+        for who in ("illume_fast", "peer")
+    ]
+    rows[0] |= {"left_out": {"transformers": "a turn takes 90 s"}}
+    names = {path.stem for path in write_report(rows, tmp_path)}
+    assert names == {"README", "report", "tokens-per-second-over-pictures", "tokens-per-second-over-prompts"}
+    assert "- demo, 1 pictures: transformers: a turn takes 90 s" in (tmp_path / "README.md").read_text()
 
 
 def test_the_command_rehearses(tmp_path, capsys):

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from support import ROOT
 
-from illume_fast.bench.table import read_rows, table
+from illume_fast.bench.report import with_tables
+from illume_fast.bench.table import generation_table, read_rows, table
 from illume_fast.cli import main
 from illume_fast.commands.train import STAGES
 from illume_fast.model.checkpoint import DEMO
@@ -96,13 +97,15 @@ def test_the_scores_are_those_of_the_model_card():
         assert row in README.splitlines(), f"README.md lacks, or has changed: {row}"
 
 
-def test_the_measured_table_is_that_of_the_results():
-    results = sorted((ROOT / "bench" / "results").rglob("*.jsonl"))
-    measured = {line for file in results for line in table(read_rows(file))}
-    shown = [line for line in README.splitlines() if re.match(r"\| `\w+` \|", line)]
-    assert len(shown) > 5
-    for line in shown:
-        assert line in measured, f"README.md shows what no file in bench/results says: {line}"
+def test_the_measured_tables_are_those_of_the_results():
+    """`illume-fast bench report bench/results/cpu/*.jsonl --out bench/results/cpu --tables README.md` draws them."""
+    folder = ROOT / "bench" / "results" / "cpu"
+    rows = [row for file in sorted(folder.glob("*.jsonl")) for row in read_rows(file)]
+    assert README == with_tables(README, rows)
+    assert README.count("| `nearest_code` |") > 5
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    for line in (*table(rows), *generation_table(rows)):
+        assert line in page, f"bench/results/cpu/README.md lacks what its files say: {line}"
 
 
 @needs_demo

@@ -7,7 +7,7 @@ from illume_fast.bench.case import Case, Measured
 
 _Measured = TypeVar("_Measured", bound=Measured)
 
-FAMILIES = ("search", "quantisation", "sampling", "layers", "products", "decoding")
+FAMILIES = ("search", "quantisation", "sampling", "layers", "products", "decoding", "tables")
 
 
 def all_cases(*, curves: bool = False) -> list[Case]:

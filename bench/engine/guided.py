@@ -63,6 +63,11 @@ class Guided:
         """Our answers [B, S]."""
         return answers(self.engine, self.requests(), on_step)
 
+    def draw_anew(self) -> Tensor:
+        """The same, with the reading of all prompts."""
+        self.engine.clear()
+        return self.draw()
+
 
 def answers(engine: Engine, requests: list[Request], on_step: OnStep | None = None) -> Tensor:
     """The answers [B, S] to requests of one length and one sample each, in their order."""
@@ -179,16 +184,20 @@ def share_of_steps(made: Guided) -> dict[str, Any]:
 
 
 def their_steps(*, compiled: bool = False) -> Callable[[Guided, ExitStack], Turn]:
-    """The same of `transformers`; `compiled` runs the forward pass of a step through torch.compile."""
+    """The same of `transformers`; `compiled` runs the forward pass of a step through torch.compile.
+
+    Prompts are read once for all turns, since steps alone are timed.
+    """
 
     def peer(made: Guided, stack: ExitStack) -> Turn:
         model = hugging_face.mirror(made.model)
+        cache = hugging_face.read(model, made.rows, len(made.plan))
         if compiled:
             model.forward = torch.compile(model.forward, dynamic=False)
 
         def turn() -> list[float]:
             draw = hugging_face.Draw(made.plan, made.sampling)
-            hugging_face.generate(model, made.rows, draw)
+            hugging_face.generate(model, made.rows, draw, cache=cache)
             return _between(draw.times)
 
         return turn

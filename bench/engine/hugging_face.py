@@ -88,18 +88,44 @@ def padded(prompts: list[tuple[int, ...]], device: torch.device) -> tuple[Tensor
 
 
 @torch.no_grad()
-def generate(model: Any, prompts: list[tuple[int, ...]], draw: Draw, *, compiled: bool = False) -> Tensor:
-    """The answers [B, S] to B conditional prompts followed by B unconditional ones."""
+def read(model: Any, prompts: list[tuple[int, ...]], steps: int) -> Any:
+    """A `StaticCache` in which all prompts were read but for their last ids, with room for `steps` more."""
+    from transformers import StaticCache
+
+    ids, mask = padded(prompts, model.device)
+    cache = StaticCache(model.config, max_cache_len=ids.shape[1] + steps)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    model(
+        ids[:, :-1],
+        attention_mask=mask[:, :-1],
+        position_ids=positions[:, :-1],
+        past_key_values=cache,
+        logits_to_keep=1,
+    )
+    return cache
+
+
+@torch.no_grad()
+def generate(
+    model: Any, prompts: list[tuple[int, ...]], draw: Draw, *, compiled: bool = False, cache: Any = None
+) -> Tensor:
+    """The answers [B, S] to B conditional prompts followed by B unconditional ones.
+
+    `cache` is what `read` made of these prompts; it may be used again and again.
+    """
     ids, mask = padded(prompts, model.device)
     steps = len(draw.plan)
+    if cache is not None:
+        for layer in cache.layers:
+            layer.cumulative_length.fill_(ids.shape[1] - 1)
     answer = model.generate(
         ids,
         attention_mask=mask,
         logits_processor=[draw],
         do_sample=False,
         max_new_tokens=steps,
-        cache_implementation="static",
         disable_compile=not compiled,
+        **({"cache_implementation": "static"} if cache is None else {"past_key_values": cache}),
     )
     return answer[: len(prompts) // 2, -steps:]
 

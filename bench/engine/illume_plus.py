@@ -82,7 +82,7 @@ def pictures(
 
 
 def _ours(made: guided.Guided) -> Turn:
-    return once(made.draw)
+    return once(made.draw_anew)
 
 
 def _theirs(compiled: bool) -> Any:

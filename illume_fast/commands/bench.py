@@ -4,23 +4,29 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from illume_fast.data.errors import InputError
+from illume_fast.data.files import write_atomically
 
 Row = dict[str, Any]
+# an option that takes several words and may be given again: a tuple for each time
+Words = tuple[tuple[str, ...], ...]
 
 _SAID = {
+    "steps_per_s": "steps/s",
     "pictures_per_s": "pictures/s",
     "tokens_per_s": "tokens/s",
     "outside_share": "of the time outside kernels",
     "accepted_per_step": "draws kept a step",
+    "ready_s": "s until ready",
 }
 
 
@@ -31,13 +37,13 @@ class Bench:
     `illume-fast bench engine` times whole generation; `illume-fast bench report FILE... --out DIR` makes a page of what
     --json wrote."""
 
-    op: Annotated[tuple[str, ...], arg(metavar="OP")] = ()
+    op: Annotated[Words, UseAppendAction, arg(metavar="OP")] = ()
     """Ops to time; all by default."""
-    case: Annotated[tuple[str, ...], arg(metavar="TEXT")] = ()
+    case: Annotated[Words, UseAppendAction, arg(metavar="TEXT")] = ()
     """Keep the cases whose name contains one of these."""
-    peer: Annotated[tuple[str, ...] | None, arg(metavar="TEXT")] = None
+    peer: Annotated[Words, UseAppendAction, arg(metavar="TEXT")] = ()
     """Keep the peers whose name contains one of these; without a value none."""
-    backend: Annotated[tuple[str, ...], arg(metavar="NAME")] = ()
+    backend: Annotated[Words, UseAppendAction, arg(metavar="NAME")] = ()
     """Time these backends of ours, side by side; by default the one that runs when none is asked for."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to run."""
@@ -59,9 +65,9 @@ class EngineBench:
     What is drawn is checked first. Takes minutes, and at first a few more, to build the first version from this
     checkout's history."""
 
-    case: Annotated[tuple[str, ...], arg(metavar="TEXT")] = ()
+    case: Annotated[Words, UseAppendAction, arg(metavar="TEXT")] = ()
     """Keep the cases whose name contains one of these."""
-    peer: Annotated[tuple[str, ...] | None, arg(metavar="TEXT")] = None
+    peer: Annotated[Words, UseAppendAction, arg(metavar="TEXT")] = ()
     """Keep the peers whose name contains one of these; without a value none."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to run; on a GPU ILLUME+'s own shapes, in bfloat16."""
@@ -70,7 +76,9 @@ class EngineBench:
     rehearse: bool = False
     """Run the cases of a GPU here, on tiny shapes."""
     seconds: Annotated[float, arg(metavar="S")] = 10.0
-    """Time for each case; it takes longer where a few turns do."""
+    """Time for each case; it takes longer where three turns of each contestant do."""
+    peer_seconds: Annotated[float, arg(metavar="S")] = 120.0
+    """Leave out a peer that is not ready after that time, or whose turns would take longer, judging by its first."""
     json: Annotated[Path | None, arg(metavar="FILE")] = None
     """Append a JSON line for every contestant."""
     compare: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -85,6 +93,9 @@ class Report:
     """What `illume-fast bench --json` wrote."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder for README.md, report.html and the plots; made if it does not exist."""
+    tables: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Draw the tables in this file anew as well: what stands between <!-- measured ops --> or <!-- measured generation
+    --> and <!-- end -->."""
 
 
 def bench(arguments: Sequence[str]) -> int:
@@ -103,12 +114,16 @@ def bench(arguments: Sequence[str]) -> int:
 
 def report(options: Report) -> None:
     """Write the page and say where it is."""
-    from illume_fast.bench.report import write_report
+    from illume_fast.bench.report import with_tables, write_report
 
     rows = [row for path in options.files for row in _read(path)]
     try:
         written = write_report(rows, options.out)
-    except ValueError as error:
+        if options.tables is not None:
+            text = with_tables(options.tables.read_text(encoding="utf-8"), rows)
+            write_atomically(options.tables, lambda file: file.write(text.encode()))
+            written.append(options.tables)
+    except (OSError, ValueError) as error:
         raise InputError(str(error)) from None
     for path in written:
         print(path)
@@ -120,9 +135,9 @@ def run_ops(options: Bench) -> int:
     from illume_fast.bench.runner import run
 
     def rows_of(case: Any) -> list[Row]:
-        return run(case, options.seconds, device=options.device, backends=options.backend, peers=options.peer)
+        return run(case, options.seconds, device=options.device, backends=_all(options.backend), peers=_peers(options))
 
-    return _run(options, all_cases(curves=options.curves), options.op, rows_of)
+    return _run(options, all_cases(curves=options.curves), _all(options.op), rows_of)
 
 
 def run_engine(options: EngineBench) -> int:
@@ -136,9 +151,21 @@ def run_engine(options: EngineBench) -> int:
         chosen = contests(options.device, "CURVES" if options.curves else "CONTESTS")
 
     def rows_of(contest: Any) -> list[Row]:
-        return run_contest(contest, options.seconds, device=options.device, peers=options.peer)
+        return run_contest(
+            contest, options.seconds, device=options.device, peers=_peers(options), peer_seconds=options.peer_seconds
+        )
 
     return _run(options, chosen, (), rows_of)
+
+
+def _all(words: Words) -> tuple[str, ...]:
+    """What an option was given, each time it was."""
+    return tuple(word for given in words for word in given)
+
+
+def _peers(options: Bench | EngineBench) -> tuple[str, ...] | None:
+    """Parts of the names of peers to keep; None for all, where the option is absent."""
+    return _all(options.peer) if options.peer else None
 
 
 def _run(
@@ -151,13 +178,13 @@ def _run(
     _require(options)
     before = [] if options.compare is None else _read(options.compare)
     try:
-        cases = select(cases, ops, options.case)
+        cases = select(cases, ops, _all(options.case))
     except ValueError as error:
         raise InputError(f"bench: {error}") from None
     with contextlib.suppress(PermissionError, AttributeError):
         os.nice(-5)
     _print_machine(options.device)
-    after, wrong = [], False
+    after, wrong, start = [], False, time.monotonic()
     for case in cases:
         print(f"{case.op}: {case.name}", flush=True)
         try:
@@ -172,6 +199,8 @@ def _run(
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         for row in rows:
             _print_row(row)
+    minutes, seconds = divmod(round(time.monotonic() - start), 60)
+    print(f"\n{len(cases)} cases in {minutes} min {seconds} s")
     slower = regressions(before, after)
     for line in slower:
         print(f"slower: {line}", file=sys.stderr)
@@ -188,8 +217,9 @@ def _require(options: Bench | EngineBench) -> None:
         raise InputError("--device cuda: torch sees no GPU here")
     if native.missing is not None:
         raise InputError(f"bench: {native.missing}")
-    if options.seconds <= 0:
-        raise InputError(f"--seconds must be positive, got {options.seconds:g}")
+    for name in ("seconds", "peer_seconds"):
+        if getattr(options, name, 1) <= 0:
+            raise InputError(f"--{name.replace('_', '-')} must be positive, got {getattr(options, name):g}")
     if options.json is not None and not options.json.parent.is_dir():
         raise InputError(f"--json {options.json}: folder {options.json.parent} does not exist")
 
