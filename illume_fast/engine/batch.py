@@ -43,8 +43,9 @@ class Batch:
         self.slots = np.array([row.slot for row in rows], np.int64)
         guided = np.array([row.is_guided for row in rows], bool)
         self._guided = guided
+        self.guided_rows = int(guided.sum())
         self._conditional = rounding(len(rows))
-        self._unconditional = rounding(int(guided.sum())) if guided.any() else 0
+        self._unconditional = rounding(self.guided_rows) if self.guided_rows else 0
         # an unguided row is its own unconditional branch: u + g * (c - u) is then exactly c
         self._unconditional_of = np.where(guided, self._conditional + np.cumsum(guided) - 1, np.arange(len(rows)))
         # rows whose next step depends on what they draw
@@ -79,7 +80,7 @@ class Batch:
         drawn = tables.drawn[slots]
         tokens = tables.step_of[slots, drawn] - tables.step_of[slots, drawn - 1]
         total = int(tokens.sum() + tokens[self._guided].sum())
-        return self._shape_of(tables.range_of[slots, drawn], total - len(slots) - int(self._guided.sum()))
+        return self._shape_of(tables.range_of[slots, drawn], total - len(slots) - self.guided_rows)
 
     def first_shape(self) -> Shape:
         """The shape of the rows' first draw, from the hidden states of prompts."""

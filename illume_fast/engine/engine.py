@@ -8,6 +8,7 @@ from torch import nn
 
 from illume_fast.engine.batch import filled_up
 from illume_fast.engine.cache import PagedCache, PromptStore
+from illume_fast.engine.clock import clock_of
 from illume_fast.engine.graphs import Graphs
 from illume_fast.engine.invariance import products_of, row_multiple
 from illume_fast.engine.request import GenerativeModel, OnPartial, OnStep, Request, Result, Segment
@@ -33,8 +34,9 @@ class EngineConfig:
 
     With `speculative`, a row makes up to that many draws in a step and keeps those that are sure (see `speculation`);
     None, 0 and 1 are off. Answers are the same whether a step guesses or not, but others than without speculation,
-    since their noise is that of a race. Steps guess only while they feed at most `speculative_tokens` drafts and last
-    ids, both branches of guidance counted: beyond, guessing costs more than it gains.
+    since their noise is that of a race. Steps guess while that is faster, which is found out by trying both ways now
+    and then (see `trials`), and only while they feed at most `speculative_tokens` drafts and last ids, both branches
+    of guidance counted. Without `speculative_by_clock` that limit alone decides.
     """
 
     max_batch: int = 64
@@ -45,7 +47,8 @@ class EngineConfig:
     graphs: bool | None = None
     share: bool = True
     speculative: int | None = None
-    speculative_tokens: int = 8
+    speculative_tokens: int = 16
+    speculative_by_clock: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "page_size", "read_tokens"):
@@ -96,8 +99,9 @@ class Engine:
         draws = max(config.max_batch, config.speculative_tokens if config.speculative else 0)
         places = rounding(draws) + draws * rounding(1)  # at worst each draw is a group of its own
         if config.speculative is not None and config.speculative > 1:
+            clock = clock_of(self.device) if config.speculative_by_clock else None
             self.speculation = Speculation(
-                config.speculative, config.speculative_tokens, config.max_batch, places, self.device
+                config.speculative, config.speculative_tokens, config.max_batch, places, self.device, clock
             )
         longest = min(self.model.decoder.config.max_position_embeddings, cache.capacity * config.page_size)
         return Machine(

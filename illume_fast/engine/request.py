@@ -259,8 +259,8 @@ class Partial:
 class Progress:
     """Where a run of the engine stands after a step: running totals, and what this step held.
 
-    `accepted` are the draws that a row keeps in a step that guesses ahead, averaged over the engine's life; None before
-    there was such a step.
+    `guessed` of the steps guessed ahead. `accepted` are the draws that a row keeps in such a step, averaged over the
+    engine's life; None before there was one.
     """
 
     step: int
@@ -269,6 +269,7 @@ class Progress:
     drawn: int
     finished: int
     accepted: float | None = None
+    guessed: int = 0
 
 
 OnStep = Callable[[Progress], None]

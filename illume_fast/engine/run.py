@@ -54,7 +54,7 @@ class Run:
         self.scheduler = Scheduler(machine.store, machine.tables.filler)
         self.handover = Handover(machine.tables)
         self.batch: Batch | None = None
-        self.steps = self.drawn = self.finished = 0
+        self.steps = self.guessed = self.drawn = self.finished = 0
         self._on_step, self._on_partial = on_step, on_partial
         self._cancelled: set[str] = set()
         self._examined: Request | None = None
@@ -119,11 +119,17 @@ class Run:
     @torch.no_grad()
     def _step(self) -> list[Result]:
         self._read()
+        speculation = self.machine.speculation
+        began = None if speculation is None else speculation.begins()
         batch = self._decode()
         # the copies of an earlier step, while the device works at this one
         late = self._arrived()
         if batch is not None:
-            self._count(batch, batch.looked_at, batch.taken() if isinstance(batch, Window) else None)
+            before, taken = self.drawn, batch.taken() if isinstance(batch, Window) else None
+            self._count(batch, batch.looked_at, taken)
+            self.guessed += taken is not None
+            if speculation is not None:
+                speculation.ends(len(batch.rows), batch.guided_rows, self.drawn - before, began)
         joined = self.scheduler.activate()
         if joined:
             self._draw_first(joined)
@@ -163,8 +169,10 @@ class Run:
         m = self.machine
         if not self.scheduler.active:
             return None
-        if self.batch is None:
-            self.batch = self._decoding_batch(tuple(self.scheduler.active))
+        rows = tuple(self.scheduler.active)
+        guesses = m.speculation is not None and m.speculation.guesses(len(rows), sum(row.is_guided for row in rows))
+        if self.batch is None or isinstance(self.batch, Window) != guesses:
+            self.batch = self._decoding_batch(rows, guesses)
         batch, shape = self.batch, self.batch.shape()
         if isinstance(batch, Window) and m.speculation is not None:
             guess = partial(decode_ahead, m.model, m.tables, m.buffers, m.speculation, m.cache, shape, m.noise)
@@ -173,9 +181,9 @@ class Run:
             m.graphs.run(shape, partial(step.decode, m.model, m.tables, m.buffers, m.cache, shape, m.noise))
         return batch
 
-    def _decoding_batch(self, rows: Sequence[Row]) -> Batch:
+    def _decoding_batch(self, rows: Sequence[Row], guesses: bool) -> Batch:
         m = self.machine
-        if m.speculation is not None and m.speculation.pays(rows):
+        if m.speculation is not None and guesses:
             return Window(rows, m.tables, m.buffers, m.cache, m.rounding, m.speculation)
         return self._batch_of(rows)
 
@@ -274,7 +282,15 @@ class Run:
         scheduler = self.scheduler
         speculation = self.machine.speculation
         accepted = None if speculation is None else speculation.accepted_per_step
-        return Progress(self.steps, len(scheduler.active), len(scheduler.waiting), self.drawn, self.finished, accepted)
+        return Progress(
+            step=self.steps,
+            active=len(scheduler.active),
+            waiting=len(scheduler.waiting),
+            drawn=self.drawn,
+            finished=self.finished,
+            accepted=accepted,
+            guessed=self.guessed,
+        )
 
 
 def _stacked(hidden: Sequence[Tensor | None]) -> Tensor:

@@ -18,46 +18,74 @@ shared by token makes two draws agree nearly as often as anything can). See docs
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from illume_fast.engine.batch import Batch, Rounding, laid_out
 from illume_fast.engine.cache import PagedCache
+from illume_fast.engine.clock import Clock
 from illume_fast.engine.request import GenerativeModel
 from illume_fast.engine.scheduler import Row
 from illume_fast.engine.step import Buffers, Shape, draws_of
 from illume_fast.engine.tables import Ints, Tables
 from illume_fast.engine.transfer import Fetch
+from illume_fast.engine.trials import Trials
 from illume_fast.model.attention import PagedAttention
 from illume_fast.ops.gather_rows import gather_rows
 from illume_fast.ops.plan_ahead import NOT_TAKEN, plan_accept, plan_feed_ahead, plan_note
 
 
 class Speculation:
-    """How far steps guess ahead, what they need for it on the device, and how well it went.
+    """How far steps guess ahead, what they need for it on the device, whether it pays, and how well it went.
 
-    A row makes at most `width` draws in a step; a step guesses only while its streams, times `width`, are at most
-    `tokens`. `window` int64 [slots + 1] are the draws that each slot makes next, `made` int64 [slots + 1, width] those
-    it made, and `ahead` int64 [places] says which of its next draws a place makes. Over all steps that guessed,
-    `row_steps` counts rows and `accepted` the draws they kept.
+    A row makes at most `width` draws in a step; a step may guess only while its streams, times `width`, are at most
+    `tokens`. With `clock` it does where that is faster, which `Trials` find out for each number of rows, with and
+    without guidance; without, always. `window` int64 [slots + 1] are the draws that each slot makes next, `made` int64
+    [slots + 1, width] those it made, and `ahead` int64 [places] says which of its next draws a place makes. `steps`
+    counts the steps that guessed, `row_steps` their rows and `accepted` the draws these kept.
     """
 
-    def __init__(self, width: int, tokens: int, slots: int, places: int, device: torch.device) -> None:
-        self.width, self.tokens = width, tokens
+    def __init__(
+        self, width: int, tokens: int, slots: int, places: int, device: torch.device, clock: Clock | None
+    ) -> None:
+        self.width, self.tokens, self.clock = width, tokens, clock
         self.window = torch.ones(slots + 1, dtype=torch.int64, device=device)
         self.made = torch.zeros(slots + 1, width, dtype=torch.int64, device=device)
         self.ahead = torch.zeros(places, dtype=torch.int64, device=device)
-        self.row_steps = self.accepted = 0
+        self.steps = self.row_steps = self.accepted = 0
+        self._trials: dict[tuple[int, int], Trials] = {}
 
     @property
     def accepted_per_step(self) -> float | None:
         """Draws that a row kept in a step that guessed, on average; None before the first."""
         return self.accepted / self.row_steps if self.row_steps else None
 
-    def pays(self, rows: Sequence[Row]) -> bool:
-        """Whether these rows are few enough."""
-        return sum(len(row.streams) for row in rows) * self.width <= self.tokens
+    def guesses(self, rows: int, guided: int) -> bool:
+        """Whether the next step of so many rows guesses, of which so many have an unconditional stream."""
+        if not self._may_guess(rows, guided):
+            return False
+        return self.clock is None or self._trials_of(rows, guided).guesses
+
+    def begins(self) -> Any:
+        """Now, for `made_step`."""
+        return None if self.clock is None else self.clock.mark()
+
+    def ends(self, rows: int, guided: int, drawn: int, began: Any) -> None:
+        """A step of these rows made so many draws since it `began`, the way that `guesses` told."""
+        if self.clock is not None and self._may_guess(rows, guided):
+            self._trials_of(rows, guided).add(drawn / rows, began, self.clock.mark())
+
+    def _may_guess(self, rows: int, guided: int) -> bool:
+        return (rows + guided) * self.width <= self.tokens
+
+    def _trials_of(self, rows: int, guided: int) -> Trials:
+        assert self.clock is not None
+        trials = self._trials.get((rows, guided))
+        if trials is None:
+            trials = self._trials[rows, guided] = Trials(self.clock)
+        return trials
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +133,7 @@ class Window(Batch):
         tokens = int(lengths.sum() + lengths[self._guided].sum())
         shape = self._shape
         # filled up to whole tokens a stream, so that forced ids and the plan's end make few shapes
-        fillers = shape.streams - len(slots) - int(self._guided.sum())
+        fillers = shape.streams - len(slots) - self.guided_rows
         each = max(width, -(-(tokens + fillers) // shape.streams))
         tokens = self._round(each * shape.streams)
         return replace(shape, tokens=tokens)
@@ -139,6 +167,7 @@ class Window(Batch):
             stops = np.isin(made[r, : counts[r]], list(self.rows[r].plan.stop_ids))
             if stops.any():
                 counts[r] = stops.argmax() + 1
+        self._speculation.steps += 1
         self._speculation.row_steps += len(counts)
         self._speculation.accepted += int(counts.sum())
         return Taken(counts, made[np.arange(len(made)), counts - 1].tolist())

@@ -39,7 +39,7 @@ def test_late_answers_are_the_same(max_batch):
 def test_late_answers_of_steps_that_guess_are_the_same(tokens):
     """Steps that guess, which are looked at at once, come and go with the number of rows."""
     model, told = small_model(), {}
-    guesses = {"speculative": 4, "speculative_tokens": tokens, "max_batch": 5}
+    guesses = {"speculative": 4, "speculative_tokens": tokens, "speculative_by_clock": False, "max_batch": 5}
     asked = mixed(12, partial_every=1)
     expected = run(small_engine(model, **guesses), asked)
     engine = late_engine(model, **guesses)

@@ -38,7 +38,9 @@ INTERLEAVED = Plan.text(
 
 
 def guessing(model=None, width=4, **changes):
-    return small_engine(model, **{"speculative": width, "speculative_tokens": 512, **changes})
+    """Guesses in every step; when it pays is the matter of test_engine_trials.py."""
+    settings = {"speculative": width, "speculative_tokens": 512, "speculative_by_clock": False}
+    return small_engine(model, **{**settings, **changes})
 
 
 def plain(model=None, **changes):
@@ -126,6 +128,7 @@ def test_what_was_kept_is_reported():
     draws = len(PICTURE.draws) - 1
     steps = engine.speculation.row_steps
     assert engine.speculation.accepted == draws
+    assert engine.speculation.steps == seen[-1].guessed == steps
     assert seen[-1].accepted == pytest.approx(draws / steps)
     assert seen[-1].drawn == draws + 1
     assert seen[0].accepted is None
