@@ -18,7 +18,7 @@ from illume_fast.bench.engine.floor import Work, decode_step, reading
 from illume_fast.bench.engine.guided import answers
 from illume_fast.bench.engine.share import outside_share
 from illume_fast.bench.outside import Outside
-from illume_fast.engine import EngineConfig, Request, Segment
+from illume_fast.engine import Engine, EngineConfig, Request
 from illume_fast.engine.request import OnStep
 from illume_fast.model.checkpoint import read_config, resolve
 from illume_fast.model.config import DecoderConfig
@@ -150,49 +150,47 @@ def pictures(count: int, batch: int, *, decode: bool, with_first: bool = True) -
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """The same number of pictures, of one prompt and of prompts that share nothing."""
+    """Samples of one prompt, each a request; and two engines on the same weights, one of which shares no prompt."""
 
-    pipeline: IllumePipeline
-    shared: list[Request]
-    apart: list[Request]
+    requests: list[Request]
+    sharing: Engine
+    apart: Engine
 
 
 def make_samples(count: int) -> Callable[[str, ExitStack], Samples]:
-    """What makes `count` samples of a prompt, and `count` prompts of its length, each with a first word of its own."""
+    """What makes `count` samples of a prompt."""
 
     def made(device: str, stack: ExitStack) -> Samples:
         pipeline = IllumePipeline.from_pretrained("demo", device=device, engine=EngineConfig(max_batch=count))
-        shared = pipeline.tasks.requests(Draw(prompt=PROMPTS[0], samples=range(count)))
-        shared = [replace(request, id=str(i)) for i, request in enumerate(shared)]
-        (words,) = shared[0].prompt
-        apart = [
-            replace(request, prompt=(Segment((first, *words.ids[1:])),)) for first, request in enumerate(shared, 100)
-        ]
-        return Samples(pipeline, shared, apart)
+        requests = pipeline.tasks.requests(Draw(prompt=PROMPTS[0], samples=range(count)))
+        requests = [replace(request, id=str(i)) for i, request in enumerate(requests)]
+        sharing = pipeline.engine
+        return Samples(requests, sharing, Engine(sharing.model, replace(sharing.config, share=False)))
 
     return made
 
 
 def check_samples(made: Samples) -> None:
-    """Each sample is what it is when drawn alone."""
-    engine = made.pipeline.engine
-    together = answers(engine, made.shared)
-    alone = torch.cat([answers(engine, [request]) for request in made.shared[:4]])
-    if not torch.equal(together[: len(alone)], alone):
-        raise RuntimeError("engine: samples that share a prompt are not those drawn alone")
+    """Each sample is the same, whether prompts are shared or not."""
+    if not torch.equal(answers(made.sharing, made.requests), answers(made.apart, made.requests)):
+        raise RuntimeError("engine: samples that share a prompt are not those drawn from prompts of their own")
+
+
+def draw_samples(made: Samples) -> Tensor:
+    """All samples, with the reading of their prompt."""
+    made.sharing.clear()
+    return answers(made.sharing, made.requests)
 
 
 def samples(count: int) -> Contest:
-    """`count` samples of one prompt; the peer is our engine on prompts that share nothing."""
+    """`count` samples of one prompt; the peer is our engine, reading a prompt for each branch of each sample."""
     return Contest(
         op="engine",
         name=f"demo model, {count} samples of one prompt",
         make=make_samples(count),
         check=check_samples,
-        ours=lambda made: once(lambda: answers(made.pipeline.engine, made.shared)),
-        peers={
-            f"{count} prompts unshared": lambda made, stack: once(lambda: answers(made.pipeline.engine, made.apart))
-        },
+        ours=lambda made: once(lambda: draw_samples(made)),
+        peers={f"{count} prompts unshared": lambda made, stack: once(lambda: answers(made.apart, made.requests))},
         pictures=count,
         **drawing_work(count, count, prompts=PROMPT_LENGTHS).whole,
     )

@@ -103,11 +103,11 @@ class Attention {
   }
 
  private:
-  // The same of one query for each of heads that fill whole spans, as floats; says whether it could.
+  // The same for heads that fill whole spans, one query of each at a time, as floats; says whether it could.
   bool chunk_side_by_side(const Block& block, int64_t head, int64_t end, int64_t start, const Scratch& s, Partial to,
                           int64_t apart) const {
     if constexpr (std::is_same_v<T, float> && kLanes == kSpan) {
-      if (group_ != 1 || block.count != 1 || p_.cache.size % kLanes != 0) return false;
+      if (group_ != 1 || block.count > kFewQueries || p_.cache.size % kLanes != 0) return false;
       return with_vectors(p_.cache.size / kLanes, [&](auto vectors) {
         constexpr int kHeads = Wide<vectors>::kHeads;
         if ((end - head) % kHeads != 0) return false;
@@ -128,18 +128,24 @@ class Attention {
     const T *keys[kChunk], *values[kChunk];
     find(block.row, head, start, count, keys, values);
     alignas(64) float packed[kSpan * kLanes], scores[kHeads * kChunk];
-    for (int h = 0; h < kHeads; ++h) {
-      std::memcpy(packed + h * V * kLanes, s.of_head(number + h, p_).queries, V * kLanes * sizeof(float));
-    }
-    Wide<V>::dot(packed, keys, count, scores);
-    for (int h = 0; h < kHeads; ++h) {
-      const Partial own = to.moved(h * apart);
-      weigh(scores + h * kChunk, count, own.largest[0], own.weight[0]);
-    }
-    Wide<V>::mix(scores, values, count, packed);
-    for (int h = 0; h < kHeads; ++h) {
-      float* own = to.moved(h * apart).values;
-      for (int64_t d = 0; d < width_; d += kLanes) store(own + d, d < V * kLanes ? load(packed + h * V * kLanes + d) : vf{});
+    for (int64_t i = 0; i < block.count; ++i) {
+      const int64_t seen = seen_by(block, i, start, count);
+      if (seen <= 0) continue;
+      for (int h = 0; h < kHeads; ++h) {
+        std::memcpy(packed + h * V * kLanes, s.of_head(number + h, p_).queries + i * width_, V * kLanes * sizeof(float));
+      }
+      Wide<V>::dot(packed, keys, values, seen, scores);
+      for (int h = 0; h < kHeads; ++h) {
+        const Partial own = to.moved(h * apart);
+        weigh(scores + h * kChunk, seen, own.largest[i], own.weight[i]);
+      }
+      Wide<V>::mix(scores, values, seen, packed);
+      for (int h = 0; h < kHeads; ++h) {
+        float* own = to.moved(h * apart).values + i * width_;
+        for (int64_t d = 0; d < width_; d += kLanes) {
+          store(own + d, d < V * kLanes ? load(packed + h * V * kLanes + d) : vf{});
+        }
+      }
     }
   }
 

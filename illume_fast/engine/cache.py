@@ -6,6 +6,7 @@ begin alike, page by page, share those pages too: `n` samples of a prompt, the u
 and a source picture read by both branches are all found by content.
 """
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -89,10 +90,15 @@ def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
 
 
 class PromptStore:
-    """Finds prompts by content; forgets those nobody uses when their pages are needed, the longest unused first."""
+    """Finds prompts by content; forgets those nobody uses when their pages are needed, the longest unused first.
 
-    def __init__(self, cache: PagedCache) -> None:
+    Without `share` each is held for itself, and forgotten with its last user.
+    """
+
+    def __init__(self, cache: PagedCache, share: bool = True) -> None:
         self.cache = cache
+        self._share = share
+        self._serial = itertools.count()
         self._prompts: dict[Atoms, Prompt] = {}
         self._idle: OrderedDict[int, Prompt] = OrderedDict()
         # a tree over full pages: (parent node, atoms of the page) -> node, and who holds each node's page
@@ -107,6 +113,8 @@ class PromptStore:
             OutOfPages: there is no room even after forgetting every idle prompt; nothing is changed then.
         """
         atoms = atoms_of(segments)
+        if not self._share:
+            atoms = ((next(self._serial), atoms[0]), *atoms[1:])  # like no other's
         prompt = self._prompts.get(atoms)
         fresh = prompt is None
         if prompt is None:
@@ -122,16 +130,18 @@ class PromptStore:
         """
         prompt.users -= 1
         if prompt.users == 0 and prompt.ready:
-            self._idle[prompt.sequence] = prompt
+            self._rest(prompt)
 
     def has_read(self, prompt: Prompt, last_hidden: Tensor) -> None:
         """The whole prompt stands in the cache; `last_hidden` [H] draws the first token of its answers."""
         prompt.last_hidden = last_hidden
         if prompt.users == 0:
-            self._idle[prompt.sequence] = prompt
+            self._rest(prompt)
 
     def keep(self, stream: int, atoms: Atoms) -> None:
         """Let prompts that begin with `atoms` find them in the pages of `stream`, also after it has ended."""
+        if not self._share:
+            return
         pool = self.cache.pool
         sequence = pool.share_prefix(stream, len(atoms) // self.cache.page_size * self.cache.page_size)
         kept = Prompt((), atoms, sequence, read=len(atoms))
@@ -171,6 +181,12 @@ class PromptStore:
     def forget_unread(self) -> None:
         """Forget the prompts that nobody uses and nobody has read to the end."""
         for prompt in [p for p in self._prompts.values() if p.users == 0 and not p.ready]:
+            self._forget(prompt)
+
+    def _rest(self, prompt: Prompt) -> None:
+        if self._share:
+            self._idle[prompt.sequence] = prompt
+        else:
             self._forget(prompt)
 
     def _make(self, segments: tuple[Segment, ...], atoms: Atoms) -> Prompt:

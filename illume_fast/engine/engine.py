@@ -27,7 +27,9 @@ class EngineConfig:
     tokens, by default what fits in 1 GiB. Prompts are read in passes of at most `read_tokens` tokens. With
     `invariant`, batches are filled up so that a row's bits do not depend on its neighbours (see `invariance`); this
     costs up to seven idle rows in a step and changes nothing from eight streams on. With `graphs` steps are recorded
-    and replayed (see `graphs`): None does so where it can be done, True raises RuntimeError where it cannot.
+    and replayed (see `graphs`): None does so where it can be done, True raises RuntimeError where it cannot. Without
+    `share` no prompt is found again, not even by the other samples of its request (`Request.keep` does nothing then):
+    answers are the same, and what sharing gains can be measured.
 
     With `speculative`, a row makes up to that many draws in a step and keeps those that are sure (see `speculation`);
     None, 0 and 1 are off. Answers are the same whether a step guesses or not, but others than without speculation,
@@ -41,6 +43,7 @@ class EngineConfig:
     read_tokens: int = 1024
     invariant: bool = True
     graphs: bool | None = None
+    share: bool = True
     speculative: int | None = None
     speculative_tokens: int = 8
 
@@ -100,7 +103,7 @@ class Engine:
         return Machine(
             model=self.model,
             cache=cache,
-            store=PromptStore(cache),
+            store=PromptStore(cache, config.share),
             tables=Tables(config.max_batch, self.device),
             buffers=Buffers(rows, places, cache.pages_for(longest), cache.scratch, self.device),
             graphs=self.graphs,

@@ -1,5 +1,7 @@
 """What is read once and kept once: prompts, prefixes, pages."""
 
+from dataclasses import replace
+
 import pytest
 from engine_cases import FINE, PICTURE, SMALL, ask, drawn_plainly, features_of, ids_of, run, small_engine, small_model
 from hypothesis import given, settings
@@ -49,6 +51,25 @@ def test_the_unconditional_prompt_is_read_once_for_all_requests(counting):
     requests = [ask(i, length=4 + i, guidance=2.0) for i in range(4)]
     read, _ = read_and_steps(counting, requests)
     assert read == sum(4 + i + 2 for i in range(4)) + 5 + 2
+
+
+def test_without_sharing_every_stream_reads_its_prompt(counting):
+    requests = [ask(i, length=6, guidance=2.0, n=2) for i in range(2)]
+    read, _ = read_and_steps(counting, requests, share=False)
+    assert read == 2 * 2 * (6 + 2 + 5 + 2)
+
+
+def test_without_sharing_nothing_stays():
+    engine = small_engine(share=False)
+    run(engine, [replace(ask(1, length=20, n=3, guidance=2.0), keep=True)])
+    assert engine.cache.pool.num_used == 1
+
+
+def test_answers_do_not_depend_on_sharing():
+    model, requests = small_model(), [ask(i // 2, length=9, guidance=1.0 + i % 2, n=3) for i in range(4)]
+    requests = [replace(request, id=str(i)) for i, request in enumerate(requests)]
+    apart = small_engine(model, share=False, max_batch=5)
+    assert run(apart, requests) == run(small_engine(model), requests) == run(apart, requests)
 
 
 def test_both_branches_share_a_picture_they_begin_with(counting):
@@ -115,13 +136,14 @@ def test_prompts_nobody_uses_make_room():
     st.integers(80, 300),
     st.integers(1, 9),
     st.integers(0, 30),
+    st.booleans(),
 )
-def test_pages_always_come_back(rows, cache_tokens, page_size, stop_after):
+def test_pages_always_come_back(rows, cache_tokens, page_size, stop_after, share):
     requests = [
         ask(name, n=n, guidance=guidance, length=length + 1, plan=SMALL if small else PICTURE)
         for name, n, guidance, small, length in rows
     ]
-    engine = small_engine(_MODEL, cache_tokens=cache_tokens, page_size=page_size, max_batch=5)
+    engine = small_engine(_MODEL, cache_tokens=cache_tokens, page_size=page_size, max_batch=5, share=share)
     answers = engine.generate(requests)
     for _, result in zip(range(stop_after), answers, strict=False):
         assert result.error is None or "pages" in str(result.error)
