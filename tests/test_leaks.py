@@ -7,12 +7,15 @@ import ctypes
 import gc
 import os
 import threading
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 
 import pytest
 import torch
+from engine_cases import ask, small_engine, small_model
+from tiny_pipeline import tiny_pipeline
 
+from illume_fast.engine import EngineConfig
 from illume_fast.kernels import native
 from illume_fast.kernels.paging import OutOfPages, PagePool
 from illume_fast.ops import (
@@ -38,6 +41,7 @@ from illume_fast.ops import (
     swiglu,
     swiglu_linear,
 )
+from illume_fast.pipeline import Draw
 
 C = ctypes.CDLL(None)
 STATUS = Path("/proc/self/statm")
@@ -183,6 +187,31 @@ def test_failed_calls_leave_nothing_behind():
 
 def test_page_pools_leave_nothing_behind():
     assert_steady(use_a_pool, 3_000)
+
+
+def test_consumers_that_stop_leave_nothing_behind(tmp_path):
+    """Answers of a pipeline taken one, two, three or four at a time from work without end."""
+    pipe, taken = tiny_pipeline(tmp_path, EngineConfig(max_batch=4, cache_tokens=2048)), cycle(range(1, 5))
+
+    def stop():
+        tasks = (Draw(prompt=f"a dog {n % 5}", seed=n, samples=range(2)) for n in count())
+        stream = pipe.generate_stream(tasks, on_partial=lambda draft: None, partial_every=9)
+        for _ in range(next(taken)):
+            assert next(stream).error is None
+        stream.close()
+        pipe.engine.check()
+
+    assert_steady(stop, 25)
+
+
+def test_engines_that_are_dropped_half_way_leave_nothing_behind():
+    model = small_model()
+
+    def drop():
+        answers = small_engine(model).generate(ask(n % 7, guidance=2.0, n=2) for n in count())
+        next(answers)
+
+    assert_steady(drop, 40)
 
 
 def test_a_leak_is_noticed():

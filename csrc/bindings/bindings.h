@@ -7,7 +7,8 @@
 #include <type_traits>
 #include <utility>
 
-#include "recording.h"
+#include "illume_fast/recording.h"
+#include "kernel_time.h"
 
 namespace illume_fast {
 

@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <exception>
 
 #include "illume_fast/fork.h"
 
@@ -19,11 +20,15 @@ constexpr int kLooks = 1 << 12;
 
 template <typename Done>
 void wait_until(Done&& done) {
-  for (int looks = 0; !done(); ++looks) {
+  for (int looks = 0; !done();) {
 #if defined(__x86_64__)
     _mm_pause();
 #endif
-    if (looks >= kLooks) sched_yield();
+    if (looks < kLooks) {
+      ++looks;
+    } else {
+      sched_yield();
+    }
   }
 }
 
@@ -86,12 +91,17 @@ void with_crew(void (*chain)(void*), void* context) {
   const int most = omp_get_max_threads();
   if (most <= 1 || omp_in_parallel() || forked() || led != nullptr) return chain(context);
   std::atomic<Crew*> made{nullptr};
+  std::exception_ptr thrown;  // must not leave the parallel region by itself
 #pragma omp parallel num_threads(most)
   if (omp_get_thread_num() == 0) {
     Crew crew(omp_get_num_threads());  // as many as came
     made.store(&crew, std::memory_order_release);
     led = &crew;
-    chain(context);
+    try {
+      chain(context);
+    } catch (...) {
+      thrown = std::current_exception();
+    }
     led = nullptr;
     crew.dismiss();
     wait_until([&] { return crew.left(); });
@@ -100,6 +110,7 @@ void with_crew(void (*chain)(void*), void* context) {
     wait_until([&] { return (crew = made.load(std::memory_order_acquire)) != nullptr; });
     crew->serve(omp_get_thread_num());
   }
+  if (thrown) std::rethrow_exception(thrown);
 }
 
 int64_t crew_size() { return led == nullptr ? 0 : led->size(); }

@@ -20,22 +20,24 @@ class NotRecordableError(RuntimeError):
 
 
 class CpuRecording:
-    """A step's kernel calls. `replay` makes them again, on the same addresses, in one call."""
+    """A step's kernel calls. `replay` makes them again, on the same addresses, in one call.
 
-    def __init__(self, calls: Any) -> None:
+    It holds the arena of what the step allocated; what the step was given is the caller's to keep.
+    """
+
+    def __init__(self, calls: Any, arena: Arena) -> None:
         self._calls = calls
+        self._arena = arena
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def replay(self) -> None:
-        """Raises RuntimeError, naming the kernel, if one could not do its work."""
-        bad = self._calls.replay()
-        if bad >= 0:
-            raise RuntimeError(f"{self._calls.name(bad)}: an argument was out of range, or there was no memory")
+        """Raises RuntimeError, naming the kernel, if one could not do its work; or if the thread is recording."""
+        self._calls.replay()
 
     def profile(self) -> list[tuple[str, float]]:
-        """Replays, and says which kernel took how many seconds, in order."""
+        """Replays (and raises as it does), and says which kernel took how many seconds, in order."""
         return self._calls.profile()
 
 
@@ -45,17 +47,18 @@ def record_on_cpu(step: Callable[[], None], arena: Arena) -> CpuRecording:
     Raises:
         NotRecordableError: there is no compiled extension, or something other than a view, an allocation or a kernel of
             ours was called: a replay would leave it out.
+        RuntimeError: the calling thread is recording already.
     """
     if native.missing is not None:
         raise NotRecordableError(native.missing)
     calls = native._C.Recording()
-    with _Guard(arena), ops_run_plainly():
-        calls.start()
-        try:
+    calls.start()
+    try:
+        with _Guard(arena), ops_run_plainly():
             step()
-        finally:
-            calls.stop()
-    return CpuRecording(calls)
+    finally:
+        calls.stop()
+    return CpuRecording(calls, arena)
 
 
 class _Guard(TorchDispatchMode):

@@ -1,9 +1,10 @@
 // Kernel calls kept to be made again, all of them in one call from Python: for the CPU what a CUDA graph is for a GPU.
 #pragma once
 
-#include <chrono>
+#include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -15,7 +16,13 @@ class Recording {
 
   // The one that the calling thread records to, or null.
   static Recording* current();
-  static void set_current(Recording* recording);
+
+  // The calling thread records to it, and so keeps it alive, until it stops. Throws std::logic_error if that thread
+  // records already, or any other to this one.
+  static void start(std::shared_ptr<Recording> recording);
+
+  // Throws std::logic_error if the calling thread does not record to this one.
+  void stop();
 
   // `name` is of a kernel, and outlives the recording.
   void add(const char* name, Call call) {
@@ -24,34 +31,20 @@ class Recording {
   }
   int64_t size() const { return static_cast<int64_t>(calls_.size()); }
 
-  // Makes the calls in order, with the same arguments, by threads that stay awake from one to the next. Returns -1, or the
-  // number of the call that did not do its work; those after it are not made.
-  int64_t replay() const { return run(nullptr); }
+  // Makes the calls in order, with the same arguments, by threads that stay awake from one to the next. Those after one
+  // that did not do its work are not made. Throws std::runtime_error, naming that kernel; std::logic_error while this one
+  // is recorded, or while the calling thread records: what is replayed would be missing there; and what a call throws.
+  void replay() const { run(nullptr); }
 
   // Replays, and says which kernel took how many seconds, in order.
   std::vector<std::pair<const char*, double>> profile() const;
 
-  const char* name(int64_t call) const { return names_[static_cast<size_t>(call)]; }
-
  private:
-  int64_t run(double* seconds) const;
+  void run(double* seconds) const;
 
   std::vector<const char*> names_;
   std::vector<Call> calls_;
-};
-
-// Adds its life to the time spent in kernels by all threads of the process.
-class KernelTime {
- public:
-  KernelTime() : start_(std::chrono::steady_clock::now()) {}
-  ~KernelTime();
-  KernelTime(const KernelTime&) = delete;
-  KernelTime& operator=(const KernelTime&) = delete;
-
-  static double seconds();
-
- private:
-  std::chrono::steady_clock::time_point start_;
+  std::atomic<bool> open_{false};
 };
 
 }  // namespace illume_fast
