@@ -1,5 +1,6 @@
 """Benchmarks of whole generation, on tiny models. No time is asserted."""
 
+import contextlib
 import importlib.util
 import json
 import signal
@@ -154,6 +155,22 @@ def test_a_peer_that_does_not_get_ready_is_left_out():
     if importlib.util.find_spec("transformers") is not None:
         (row,) = run_contest(steps(peers=compiled), 0.001, peer_seconds=0.5)
         assert "not ready after 0.5 s" in row["left_out"]["compiled"]
+
+
+def test_a_limit_that_is_held_back_is_told_behind_the_block():
+    def held_back():
+        with contextlib.suppress(TimeoutError):
+            time.sleep(10)
+
+    def changed():
+        try:
+            time.sleep(10)
+        except TimeoutError as error:
+            raise ValueError("broken") from error
+
+    for block in (held_back, changed):
+        with pytest.raises(TimeoutError, match="not ready"), at_most(0.05):
+            block()
 
 
 def test_an_alarm_that_was_set_before_still_goes_off():

@@ -18,6 +18,7 @@ ALLOWED = {
     "transfer.py": COPIES,
     "arena.py": {"from_numpy"},  # memory of the CPU's recordings
     "cache.py": {"from_numpy"},  # the cache of a CPU
+    "clock.py": {"synchronize"},  # for events of steps that are over
     "invariance.py": {"to"},  # measured once, before anything is drawn
     "reading.py": {"to"},  # features to the type of the embeddings
 }
