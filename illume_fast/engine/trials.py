@@ -1,5 +1,6 @@
 """Whether guessing pays, found out by trying it now and then."""
 
+import math
 from collections import deque
 from statistics import fmean, median
 from typing import Any
@@ -57,7 +58,8 @@ class Trials:
     def _compare(self) -> None:
         """The trial is over; which way the next steps go, and for how long."""
         held = not self.guesses
-        cost = self._seconds[True] / self._seconds[False]
+        # a clock too coarse for such steps says 0
+        cost = self._seconds[True] / self._seconds[False] if all(self._seconds.values()) else math.inf
         self._costs.append(cost)
         self.guesses = fmean(self._kept) > median(self._costs)
         confirmed = held == self.guesses == (fmean(list(self._kept)[-_MEASURED:]) > cost)

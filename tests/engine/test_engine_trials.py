@@ -215,3 +215,8 @@ def test_seconds_of_a_stream():
             x @ x
         marks.append(clock.mark())
     assert 0 < clock.seconds(*marks[:2]) < clock.seconds(*marks[1:])
+
+
+def test_a_clock_too_coarse_to_tell_leaves_guessing_off():
+    trials, watch = started()
+    assert sum(steps(trials, watch, 400, 0.0, 0.0, 3)) <= most_lost(400)
