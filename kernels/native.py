@@ -71,6 +71,17 @@ def declines_cuda(*tensors: Tensor) -> str | None:
     return cuda_missing()
 
 
+def launch_cuda(kernel: str, on: Tensor, *arguments: Any, op: str | None = None) -> None:
+    """Call the CUDA launcher of `kernel` with these arguments, on the current stream of the device of `on`.
+
+    Raises:
+        RuntimeError: it could not be launched; `op` is what the message names, where it is not the kernel.
+    """
+    with torch.cuda.device(on.device):
+        code = getattr(_C, f"cuda_{kernel}")(*arguments, torch.cuda.current_stream().cuda_stream)
+    raise_cuda_error(op or kernel, code)
+
+
 def raise_cuda_error(op: str, code: int) -> None:
     """Raise a RuntimeError for the error code that a CUDA launcher returned; 0 is success."""
     if code != 0:

@@ -39,19 +39,19 @@ def _mixed(cond: Tensor, uncond: Tensor, dtype: torch.dtype, guidance: float, gu
     out = torch.empty(cond.shape, dtype=dtype, device=cond.device)
     cond, uncond = (t if t.stride(1) == 1 else t.contiguous() for t in (cond, uncond))
     values = guidance_rows.contiguous() if isinstance(guidance_rows, Tensor) else None
-    with torch.cuda.device(cond.device):
-        code = native._C.cuda_cfg_mix(
-            native.DTYPE_CODES[cond.dtype],
-            cond.data_ptr(),
-            cond.stride(0),
-            uncond.data_ptr(),
-            uncond.stride(0),
-            native.DTYPE_CODES[dtype],
-            out.data_ptr(),
-            *cond.shape,
-            guidance,
-            0 if values is None else values.data_ptr(),
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("cfg_head_sample", code)
+    native.launch_cuda(
+        "cfg_mix",
+        cond,
+        native.DTYPE_CODES[cond.dtype],
+        cond.data_ptr(),
+        cond.stride(0),
+        uncond.data_ptr(),
+        uncond.stride(0),
+        native.DTYPE_CODES[dtype],
+        out.data_ptr(),
+        *cond.shape,
+        guidance,
+        0 if values is None else values.data_ptr(),
+        op="cfg_head_sample",
+    )
     return out

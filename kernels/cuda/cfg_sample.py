@@ -34,21 +34,20 @@ def sample(
     if uncond is not None and uncond.stride(1) != 1:
         uncond = uncond.contiguous()
     values = [v.contiguous() if isinstance(v, Tensor) else None for v in per_row]
-    with torch.cuda.device(cond.device):
-        code = native._C.cuda_cfg_sample(
-            native.DTYPE_CODES[cond.dtype],
-            cond.data_ptr(),
-            cond.stride(0),
-            0 if uncond is None else uncond.data_ptr(),
-            0 if uncond is None else uncond.stride(0),
-            out.data_ptr(),
-            first,
-            rows,
-            size,
-            numbers,
-            [0 if v is None else v.data_ptr() for v in values],
-            noise == "race",
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("cfg_sample", code)
+    native.launch_cuda(
+        "cfg_sample",
+        cond,
+        native.DTYPE_CODES[cond.dtype],
+        cond.data_ptr(),
+        cond.stride(0),
+        0 if uncond is None else uncond.data_ptr(),
+        0 if uncond is None else uncond.stride(0),
+        out.data_ptr(),
+        first,
+        rows,
+        size,
+        numbers,
+        [0 if v is None else v.data_ptr() for v in values],
+        noise == "race",
+    )
     return out

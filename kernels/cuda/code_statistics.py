@@ -22,18 +22,17 @@ def run(x: Tensor, ids: Tensor, K: int) -> tuple[Tensor, Tensor]:
         return counts, sums
     ordered, order = ids.sort(stable=True)
     bounds = torch.searchsorted(ordered, torch.arange(K + 1, device=x.device))
-    with torch.cuda.device(x.device):
-        code = native._C.cuda_code_statistics(
-            native.DTYPE_CODES[x.dtype],
-            x.data_ptr(),
-            *x.stride(),
-            order.data_ptr(),
-            bounds.data_ptr(),
-            counts.data_ptr(),
-            sums.data_ptr(),
-            K,
-            size,
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("code_statistics", code)
+    native.launch_cuda(
+        "code_statistics",
+        x,
+        native.DTYPE_CODES[x.dtype],
+        x.data_ptr(),
+        *x.stride(),
+        order.data_ptr(),
+        bounds.data_ptr(),
+        counts.data_ptr(),
+        sums.data_ptr(),
+        K,
+        size,
+    )
     return counts, sums

@@ -38,27 +38,26 @@ def run(
     tokens, query_heads, _ = q.shape
     q_turned, k_turned = torch.empty_like(out), torch.empty(k.shape, dtype=k.dtype, device=k.device)
     parts = paged_attention.room_for_parts(q, k_pages, page_table)
-    with torch.cuda.device(q.device):
-        code = native._C.cuda_decode_attention(
-            native.DTYPE_CODES[q.dtype],
-            *heads_arguments(q),
-            query_heads,
-            *heads_arguments(k),
-            *heads_arguments(v),
-            cos.data_ptr(),
-            sin.data_ptr(),
-            *cache_arguments(k_pages, v_pages, page_table),
-            0 if rows is None else rows.data_ptr(),
-            rows is not None and rows.dtype is torch.int64,
-            positions.data_ptr(),
-            positions.dtype is torch.int64,
-            scale,
-            q_turned.data_ptr(),
-            k_turned.data_ptr(),
-            out.data_ptr(),
-            tokens,
-            parts.data_ptr(),
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("decode_attention", code)
+    native.launch_cuda(
+        "decode_attention",
+        q,
+        native.DTYPE_CODES[q.dtype],
+        *heads_arguments(q),
+        query_heads,
+        *heads_arguments(k),
+        *heads_arguments(v),
+        cos.data_ptr(),
+        sin.data_ptr(),
+        *cache_arguments(k_pages, v_pages, page_table),
+        0 if rows is None else rows.data_ptr(),
+        rows is not None and rows.dtype is torch.int64,
+        positions.data_ptr(),
+        positions.dtype is torch.int64,
+        scale,
+        q_turned.data_ptr(),
+        k_turned.data_ptr(),
+        out.data_ptr(),
+        tokens,
+        parts.data_ptr(),
+    )
     return out

@@ -20,16 +20,15 @@ def run(table: Tensor, index: Tensor) -> Tensor:
     out = torch.empty(*index.shape, table.shape[1], dtype=table.dtype, device=table.device)
     if out.numel() == 0:
         return out
-    with torch.cuda.device(table.device):
-        code = native._C.cuda_gather_rows(
-            table.data_ptr(),
-            table.stride(0) * table.element_size(),
-            table.shape[0],
-            table.shape[1] * table.element_size(),
-            index.data_ptr(),
-            out.data_ptr(),
-            index.numel(),
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("gather_rows", code)
+    native.launch_cuda(
+        "gather_rows",
+        table,
+        table.data_ptr(),
+        table.stride(0) * table.element_size(),
+        table.shape[0],
+        table.shape[1] * table.element_size(),
+        index.data_ptr(),
+        out.data_ptr(),
+        index.numel(),
+    )
     return out

@@ -15,16 +15,16 @@ def forward(x: Tensor, approximate: str) -> Tensor:
     out = torch.empty_like(x)
     if out.numel() == 0:
         return out
-    with torch.cuda.device(x.device):
-        code = native._C.cuda_gelu_forward(
-            native.DTYPE_CODES[x.dtype],
-            x.data_ptr(),
-            out.data_ptr(),
-            x.numel(),
-            approximate == "tanh",
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("gelu", code)
+    native.launch_cuda(
+        "gelu_forward",
+        x,
+        native.DTYPE_CODES[x.dtype],
+        x.data_ptr(),
+        out.data_ptr(),
+        x.numel(),
+        approximate == "tanh",
+        op="gelu",
+    )
     return out
 
 
@@ -33,15 +33,14 @@ def backward(grad: Tensor, x: Tensor, approximate: str) -> Tensor:
     grad_x = torch.empty_like(x)
     if grad_x.numel() == 0:
         return grad_x
-    with torch.cuda.device(x.device):
-        code = native._C.cuda_gelu_backward(
-            native.DTYPE_CODES[x.dtype],
-            grad.data_ptr(),
-            x.data_ptr(),
-            grad_x.data_ptr(),
-            x.numel(),
-            approximate == "tanh",
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("gelu_backward", code)
+    native.launch_cuda(
+        "gelu_backward",
+        x,
+        native.DTYPE_CODES[x.dtype],
+        grad.data_ptr(),
+        x.data_ptr(),
+        grad_x.data_ptr(),
+        x.numel(),
+        approximate == "tanh",
+    )
     return grad_x

@@ -94,26 +94,25 @@ def run(x: Tensor, codebook: Tensor, metric: str = "l2") -> Tensor:
     rounded = torch.empty(ids.numel(), width, dtype=torch.bfloat16, device=x.device)
     lengths, errors = torch.empty(2, ids.numel(), device=x.device)
     best = torch.empty(ids.numel(), blocks, device=x.device)
-    with torch.cuda.device(x.device):
-        code = native._C.cuda_nearest_code(
-            METRIC_CODES[metric],
-            native.DTYPE_CODES[x.dtype],
-            x.data_ptr(),
-            (outer, outer_stride, inner, inner_stride, x.stride(-1)),
-            packed.codes.data_ptr(),
-            (count, size, width, blocks),
-            packed.rounded.data_ptr(),
-            packed.offsets.data_ptr(),
-            packed.longest.data_ptr(),
-            packed.errors.data_ptr(),
-            packed.center.data_ptr(),
-            packed.longest_of_all,
-            rounded.data_ptr(),
-            lengths.data_ptr(),
-            errors.data_ptr(),
-            best.data_ptr(),
-            ids.data_ptr(),
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("nearest_code", code)
+    native.launch_cuda(
+        "nearest_code",
+        x,
+        METRIC_CODES[metric],
+        native.DTYPE_CODES[x.dtype],
+        x.data_ptr(),
+        (outer, outer_stride, inner, inner_stride, x.stride(-1)),
+        packed.codes.data_ptr(),
+        (count, size, width, blocks),
+        packed.rounded.data_ptr(),
+        packed.offsets.data_ptr(),
+        packed.longest.data_ptr(),
+        packed.errors.data_ptr(),
+        packed.center.data_ptr(),
+        packed.longest_of_all,
+        rounded.data_ptr(),
+        lengths.data_ptr(),
+        errors.data_ptr(),
+        best.data_ptr(),
+        ids.data_ptr(),
+    )
     return ids

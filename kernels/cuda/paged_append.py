@@ -22,17 +22,16 @@ def append(
         return
     k, v, page_table = packed_heads(k), packed_heads(v), packed_table(page_table)
     rows, positions = rows.contiguous(), positions.contiguous()
-    with torch.cuda.device(k.device):
-        code = native._C.cuda_paged_append(
-            native.DTYPE_CODES[k.dtype],
-            *heads_arguments(k),
-            *heads_arguments(v),
-            *cache_arguments(k_pages, v_pages, page_table),
-            rows.data_ptr(),
-            rows.dtype is torch.int64,
-            positions.data_ptr(),
-            positions.dtype is torch.int64,
-            len(k),
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("paged_append", code)
+    native.launch_cuda(
+        "paged_append",
+        k,
+        native.DTYPE_CODES[k.dtype],
+        *heads_arguments(k),
+        *heads_arguments(v),
+        *cache_arguments(k_pages, v_pages, page_table),
+        rows.data_ptr(),
+        rows.dtype is torch.int64,
+        positions.data_ptr(),
+        positions.dtype is torch.int64,
+        len(k),
+    )

@@ -35,24 +35,23 @@ def attend(
         rows = rows.contiguous()
     tokens, query_heads, _ = q.shape
     parts = room_for_parts(q, k_pages, page_table)
-    with torch.cuda.device(q.device):
-        code = native._C.cuda_paged_attention(
-            native.DTYPE_CODES[q.dtype],
-            *heads_arguments(q),
-            query_heads,
-            *cache_arguments(k_pages, v_pages, page_table),
-            0 if rows is None else rows.data_ptr(),
-            rows is not None and rows.dtype is torch.int64,
-            lengths.data_ptr(),
-            lengths.dtype is torch.int64,
-            extra,
-            scale,
-            out.data_ptr(),
-            tokens,
-            parts.data_ptr(),
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("paged_attention", code)
+    native.launch_cuda(
+        "paged_attention",
+        q,
+        native.DTYPE_CODES[q.dtype],
+        *heads_arguments(q),
+        query_heads,
+        *cache_arguments(k_pages, v_pages, page_table),
+        0 if rows is None else rows.data_ptr(),
+        rows is not None and rows.dtype is torch.int64,
+        lengths.data_ptr(),
+        lengths.dtype is torch.int64,
+        extra,
+        scale,
+        out.data_ptr(),
+        tokens,
+        parts.data_ptr(),
+    )
     return out
 
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from illume_fast.kernels import native
 from illume_fast.kernels.cpu.plan_steps import tables
-from illume_fast.kernels.cuda.plan_steps import launch
 
 
 def feed(
@@ -19,7 +19,7 @@ def feed(
     tokens: int,
 ) -> tuple[Tensor, ...]:
     outputs = *(answers.new_empty(tokens) for _ in range(3)), answers.new_empty(len(slot_of), width)
-    launch(
+    native.launch_cuda(
         "plan_feed_ahead",
         answers,
         *tables(answers, draw_step, drawn),
@@ -39,11 +39,11 @@ def feed(
 def note(made: Tensor, order: Tensor, ahead: Tensor, ids: Tensor) -> None:
     if len(order) > 0:
         pointers = (order.data_ptr(), ahead.data_ptr(), ids.data_ptr())
-        launch("plan_note", made, made.data_ptr(), *made.shape, *pointers, len(order))
+        native.launch_cuda("plan_note", made, made.data_ptr(), *made.shape, *pointers, len(order))
 
 
 def accept(answers: Tensor, draw_step: Tensor, drawn: Tensor, order: Tensor, window: Tensor, made: Tensor) -> None:
     if len(order) > 0:
         pointers = (order.data_ptr(), window.data_ptr(), made.data_ptr())
         at = tables(answers, draw_step, drawn)
-        launch("plan_accept", answers, *at, *pointers, len(order), made.shape[1])
+        native.launch_cuda("plan_accept", answers, *at, *pointers, len(order), made.shape[1])

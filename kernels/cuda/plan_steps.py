@@ -1,7 +1,5 @@
 """Where rows stand in their plans, on an NVIDIA GPU; contracts are in `illume_fast.ops.plan_steps`."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -24,7 +22,7 @@ def feed(
     tokens: int,
 ) -> tuple[Tensor, ...]:
     outputs = *(answers.new_empty(tokens) for _ in range(3)), torch.empty_like(slot_of)
-    launch(
+    native.launch_cuda(
         "plan_feed",
         answers,
         *tables(answers, draw_step, drawn),
@@ -59,7 +57,7 @@ def draw(
     outputs = tuple(torch.empty_like(order, dtype=dtype) for dtype in DRAW_TYPES)
     if len(order) == 0:
         return outputs
-    launch(
+    native.launch_cuda(
         "plan_draw",
         answers,
         *tables(answers, draw_step, drawn),
@@ -77,11 +75,4 @@ def draw(
 def record(answers: Tensor, draw_step: Tensor, drawn: Tensor, order: Tensor, ids: Tensor, latest: Tensor) -> None:
     if len(order) > 0:
         at = tables(answers, draw_step, drawn)
-        launch("plan_record", answers, *at, order.data_ptr(), ids.data_ptr(), len(order), latest.data_ptr())
-
-
-def launch(op: str, on: Tensor, *arguments: Any) -> None:
-    """Call the launcher of `op` with these arguments, on the current stream of the device of `on`."""
-    with torch.cuda.device(on.device):
-        code = getattr(native._C, f"cuda_{op}")(*arguments, torch.cuda.current_stream().cuda_stream)
-    native.raise_cuda_error(op, code)
+        native.launch_cuda("plan_record", answers, *at, order.data_ptr(), ids.data_ptr(), len(order), latest.data_ptr())

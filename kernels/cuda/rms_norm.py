@@ -27,21 +27,21 @@ def add_forward(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tupl
 
 
 def _forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, total: Tensor | None, out: Tensor) -> None:
-    with torch.cuda.device(out.device):
-        code = native._C.cuda_rms_norm_forward(
-            native.DTYPE_CODES[x.dtype],
-            x.data_ptr(),
-            x.stride(0),
-            0 if residual is None else residual.data_ptr(),
-            0 if residual is None else residual.stride(0),
-            weight.data_ptr(),
-            eps,
-            0 if total is None else total.data_ptr(),
-            out.data_ptr(),
-            *x.shape,
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("rms_norm", code)
+    native.launch_cuda(
+        "rms_norm_forward",
+        out,
+        native.DTYPE_CODES[x.dtype],
+        x.data_ptr(),
+        x.stride(0),
+        0 if residual is None else residual.data_ptr(),
+        0 if residual is None else residual.stride(0),
+        weight.data_ptr(),
+        eps,
+        0 if total is None else total.data_ptr(),
+        out.data_ptr(),
+        *x.shape,
+        op="rms_norm",
+    )
 
 
 def backward(grad: Tensor, grad_sum: Tensor | None, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -54,21 +54,20 @@ def backward(grad: Tensor, grad_sum: Tensor | None, x: Tensor, weight: Tensor, e
     rows, columns = x.numel() // x.shape[-1], x.shape[-1]
     inverses = torch.empty(rows, device=x.device)
     parts = torch.empty(native._C.cuda_rms_norm_parts, columns, device=x.device)
-    with torch.cuda.device(x.device):
-        code = native._C.cuda_rms_norm_backward(
-            native.DTYPE_CODES[x.dtype],
-            grad.data_ptr(),
-            0 if grad_sum is None else grad_sum.data_ptr(),
-            x.data_ptr(),
-            weight.data_ptr(),
-            eps,
-            grad_x.data_ptr(),
-            grad_weight.data_ptr(),
-            inverses.data_ptr(),
-            parts.data_ptr(),
-            rows,
-            columns,
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("rms_norm_backward", code)
+    native.launch_cuda(
+        "rms_norm_backward",
+        x,
+        native.DTYPE_CODES[x.dtype],
+        grad.data_ptr(),
+        0 if grad_sum is None else grad_sum.data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        eps,
+        grad_x.data_ptr(),
+        grad_weight.data_ptr(),
+        inverses.data_ptr(),
+        parts.data_ptr(),
+        rows,
+        columns,
+    )
     return grad_x, grad_weight

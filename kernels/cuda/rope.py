@@ -18,21 +18,20 @@ def forward(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Ten
         return q_out, k_out
     q, k, cos, sin = in_tokens(q), in_tokens(k), cos.contiguous(), sin.contiguous()
     half = cos.shape[-1]
-    with torch.cuda.device(q.device):
-        code = native._C.cuda_rope(
-            native.DTYPE_CODES[q.dtype],
-            *heads_arguments(q),
-            q.shape[1],
-            *heads_arguments(k),
-            k.shape[1],
-            cos.data_ptr(),
-            sin.data_ptr(),
-            cos.numel() // half,
-            q_out.data_ptr(),
-            k_out.data_ptr(),
-            q.shape[0],
-            half,
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("rope", code)
+    native.launch_cuda(
+        "rope",
+        q,
+        native.DTYPE_CODES[q.dtype],
+        *heads_arguments(q),
+        q.shape[1],
+        *heads_arguments(k),
+        k.shape[1],
+        cos.data_ptr(),
+        sin.data_ptr(),
+        cos.numel() // half,
+        q_out.data_ptr(),
+        k_out.data_ptr(),
+        q.shape[0],
+        half,
+    )
     return q_out, k_out

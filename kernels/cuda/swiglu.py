@@ -16,19 +16,19 @@ def forward(gate: Tensor, up: Tensor) -> Tensor:
     if out.numel() == 0:
         return out
     gate, gate_stride, up, up_stride, rows, columns = in_rows(gate, up)
-    with torch.cuda.device(out.device):
-        code = native._C.cuda_swiglu_forward(
-            native.DTYPE_CODES[out.dtype],
-            gate.data_ptr(),
-            gate_stride,
-            up.data_ptr(),
-            up_stride,
-            out.data_ptr(),
-            rows,
-            columns,
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("swiglu", code)
+    native.launch_cuda(
+        "swiglu_forward",
+        out,
+        native.DTYPE_CODES[out.dtype],
+        gate.data_ptr(),
+        gate_stride,
+        up.data_ptr(),
+        up_stride,
+        out.data_ptr(),
+        rows,
+        columns,
+        op="swiglu",
+    )
     return out
 
 
@@ -39,19 +39,18 @@ def backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     if grad_gate.numel() == 0:
         return grad_gate, grad_up
     gate, gate_stride, up, up_stride, rows, columns = in_rows(gate, up)
-    with torch.cuda.device(grad.device):
-        code = native._C.cuda_swiglu_backward(
-            native.DTYPE_CODES[grad.dtype],
-            grad.data_ptr(),
-            gate.data_ptr(),
-            gate_stride,
-            up.data_ptr(),
-            up_stride,
-            grad_gate.data_ptr(),
-            grad_up.data_ptr(),
-            rows,
-            columns,
-            torch.cuda.current_stream().cuda_stream,
-        )
-    native.raise_cuda_error("swiglu_backward", code)
+    native.launch_cuda(
+        "swiglu_backward",
+        grad,
+        native.DTYPE_CODES[grad.dtype],
+        grad.data_ptr(),
+        gate.data_ptr(),
+        gate_stride,
+        up.data_ptr(),
+        up_stride,
+        grad_gate.data_ptr(),
+        grad_up.data_ptr(),
+        rows,
+        columns,
+    )
     return grad_gate, grad_up
