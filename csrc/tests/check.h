@@ -30,6 +30,19 @@ inline void check_near(double actual, double expected, double tolerance, const c
   check(both_nan || equal, what, file, line, std::to_string(actual) + " instead of " + std::to_string(expected));
 }
 
+// What the Error says that f throws; empty if it throws none.
+template <typename Error, typename F>
+std::string message_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+inline bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
 inline int report() {
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 && checks > 0 ? 0 : 1;

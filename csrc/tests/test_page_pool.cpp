@@ -21,18 +21,6 @@ struct PagePoolProbe {
 
 namespace {
 
-template <typename Error, typename F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
-
 void test_copy_on_write() {
   PagePool pool(8, 4);
   const int64_t prompt = pool.make();

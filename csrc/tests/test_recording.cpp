@@ -15,18 +15,6 @@ using namespace illume_fast::testing;
 
 namespace {
 
-template <typename Error, typename F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
-
 // A kernel, as the bindings wrap one: recorded if the thread records, then called.
 template <typename F>
 void kernel(const char* name, F f) {
