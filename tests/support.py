@@ -1,5 +1,7 @@
 """What test files import: the device, tolerances, comparison with a wider type, and backends to parametrise over."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,14 @@ def skip_unless_runs(op: Op, backend: str, *args: object) -> None:
     reason = "no such backend for this op" if choice is None else choice.declines(*args)
     if reason is not None:
         pytest.skip(f"{op.__name__}: {backend}: {reason}")
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """torch's and our kernels' number of threads in this block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,9 +1,7 @@
 """Benchmarks of whole generation, on tiny models. No time is asserted."""
 
-import contextlib
 import importlib.util
 import json
-import signal
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,7 +14,6 @@ from illume_fast.bench.engine.contest import Contest, once, run_contest, take_tu
 from illume_fast.bench.engine.curves import reads
 from illume_fast.bench.engine.floor import body_weights, decode_step, picture_floor, reading
 from illume_fast.bench.engine.greedy import same_greedy
-from illume_fast.bench.engine.limit import at_most
 from illume_fast.bench.engine.share import outside_share
 from illume_fast.bench.report import write_report
 from illume_fast.bench.table import generation_table
@@ -155,39 +152,6 @@ def test_a_peer_that_does_not_get_ready_is_left_out():
     if importlib.util.find_spec("transformers") is not None:
         (row,) = run_contest(steps(peers=compiled), 0.001, peer_seconds=0.5)
         assert "not ready after 0.5 s" in row["left_out"]["compiled"]
-
-
-def test_a_limit_that_is_held_back_is_told_behind_the_block():
-    def held_back():
-        with contextlib.suppress(TimeoutError):
-            time.sleep(10)
-
-    def changed():
-        try:
-            time.sleep(10)
-        except TimeoutError as error:
-            raise ValueError("broken") from error
-
-    for block in (held_back, changed):
-        with pytest.raises(TimeoutError, match="not ready"), at_most(0.05):
-            block()
-
-
-def test_an_alarm_that_was_set_before_still_goes_off():
-    rung = []
-    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(time.monotonic()))
-    earlier = signal.setitimer(signal.ITIMER_REAL, 0.3)
-    try:
-        with pytest.raises(TimeoutError), at_most(0.05):
-            time.sleep(10)
-        with at_most(10):
-            pass
-        assert not rung
-        time.sleep(0.5)
-        assert rung
-    finally:
-        signal.signal(signal.SIGALRM, before)
-        signal.setitimer(signal.ITIMER_REAL, *earlier)
 
 
 def test_wrong_answers_are_not_timed(monkeypatch, capsys):

@@ -11,6 +11,7 @@ from functools import lru_cache
 import pytest
 import torch
 from PIL import Image
+from support import on_threads
 
 from illume_fast.engine import EngineConfig
 from illume_fast.model.checkpoint import DEMO, load_checkpoint
@@ -111,10 +112,8 @@ def assert_same(found, tasks, pixels=True):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with on_threads(1):
+        yield
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import on_threads
 
 from illume_fast.cli import main
 from illume_fast.data.text_tokenizer import TextTokenizer
@@ -81,10 +82,8 @@ def write_model(
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """A model this small gains nothing from threads, and loses much where other work waits for the same cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with on_threads(1):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from engine_cases import TEXT, ask, features_of, ids_of, run, small_engine, small_model
+from support import on_threads
 
 from illume_fast.engine import Segment, engine, step
 from illume_fast.engine.invariance import Product, products_of, row_multiple
@@ -52,9 +53,7 @@ def requests():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_hidden_states_are_the_same_to_the_bit(hidden, threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with on_threads(threads):
         model = small_model(intermediate_size=200, hidden_size=96)
         asked = [r for r in requests() if r.id != "request 4"]
         alone = {}
@@ -62,8 +61,6 @@ def test_hidden_states_are_the_same_to_the_bit(hidden, threads):
             alone |= hidden(small_engine(model, max_batch=1, graphs=False), [request])
         for batch in range(1, 9):
             assert hidden(small_engine(model, max_batch=batch, graphs=False), asked[::-1]) == alone, f"batch {batch}"
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_hidden_states_do_not_depend_on_reading_or_sharing(hidden):

@@ -9,6 +9,7 @@ import tracemalloc
 import pytest
 import torch
 from PIL import Image
+from support import on_threads
 from tiny_pipeline import tiny_pipeline
 
 import illume_fast
@@ -30,10 +31,8 @@ PROMPTS = [f"a red heart number {i}" for i in range(12)]
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """A model this small gains nothing from threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with on_threads(1):
+        yield
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import json
 import sqlite3
 
 import pytest
-import torch
 from PIL import Image
+from support import on_threads
 from tiny_pipeline import tiny_pipeline
 
 from illume_fast import generate_batch
@@ -28,10 +28,8 @@ LATER = ({"negative_prompt": "a tree"}, {"negative_prompt": "the dog"}, {"guidan
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """A model this small gains nothing from threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with on_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")
