@@ -169,10 +169,10 @@ class Run:
         m = self.machine
         if not self.scheduler.active:
             return None
-        rows = tuple(self.scheduler.active)
+        rows = self.scheduler.active
         guesses = m.speculation is not None and m.speculation.guesses(len(rows), sum(row.is_guided for row in rows))
         if self.batch is None or isinstance(self.batch, Window) != guesses:
-            self.batch = self._decoding_batch(rows, guesses)
+            self.batch = self._decoding_batch(tuple(rows), guesses)
         batch, shape = self.batch, self.batch.shape()
         if isinstance(batch, Window) and m.speculation is not None:
             guess = partial(decode_ahead, m.model, m.tables, m.buffers, m.speculation, m.cache, shape, m.noise)

@@ -69,7 +69,7 @@ class Speculation:
         return self.clock is None or self._trials_of(rows, guided).guesses
 
     def begins(self) -> Any:
-        """Now, for `made_step`."""
+        """Now, for `ends`."""
         return None if self.clock is None else self.clock.mark()
 
     def ends(self, rows: int, guided: int, drawn: int, began: Any) -> None:
