@@ -12,7 +12,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DecoderConfig",
-    "IllumeConfig",
+    "IllumeModelConfig",
     "ProjectorConfig",
     "VisionTowerConfig",
     "VocabConfig",
@@ -148,7 +148,7 @@ class ProjectorConfig(Config):
 
 
 @dataclass(frozen=True)
-class IllumeConfig(Config):
+class IllumeModelConfig(Config):
     """A whole multimodal language model; `max_length` counts embeddings, images expanded."""
 
     decoder: DecoderConfig
@@ -160,5 +160,6 @@ class IllumeConfig(Config):
     def __post_init__(self) -> None:
         if self.decoder.vocab_size != self.vocab.rows:
             raise ConfigError(
-                f"IllumeConfig: decoder.vocab_size {self.decoder.vocab_size} differs from vocab.rows {self.vocab.rows}"
+                f"IllumeModelConfig: decoder.vocab_size {self.decoder.vocab_size} differs from vocab.rows "
+                f"{self.vocab.rows}"
             )

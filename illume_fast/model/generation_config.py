@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from illume_fast.model.config import IllumeConfig
+from illume_fast.model.config import IllumeModelConfig
 from illume_fast.model.strict import Config, ConfigError
 from illume_fast.model.vision_config import DualViTokConfig
 
@@ -63,7 +63,7 @@ class CheckpointConfig(Config):
     `fingerprint` ties the file to the weights saved with it.
     """
 
-    model: IllumeConfig
+    model: IllumeModelConfig
     vision_tokenizer: DualViTokConfig
     generation: GenerationConfig
     fingerprint: str = ""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from illume_fast.model.attention import SeveralBatches
-from illume_fast.model.config import IllumeConfig
+from illume_fast.model.config import IllumeModelConfig
 from illume_fast.model.decoder import CausalLM, Decoder
 from illume_fast.model.image_block import fill_block
 from illume_fast.model.projector import MixedProjector
@@ -40,7 +40,7 @@ class Batch:
 class IllumeBody(Decoder):
     """The decoder together with its eyes, under the names of the published checkpoints."""
 
-    def __init__(self, config: IllumeConfig) -> None:
+    def __init__(self, config: IllumeModelConfig) -> None:
         super().__init__(config.decoder)
         self.mm_projector = MixedProjector(config.projector, config.vision_tower.widths, config.decoder.hidden_size)
         self.vision_tower = DualVisionTower(config.vision_tower)
@@ -52,7 +52,7 @@ class IllumeModel(CausalLM):
 
     model: IllumeBody
 
-    def __init__(self, config: IllumeConfig) -> None:
+    def __init__(self, config: IllumeModelConfig) -> None:
         super().__init__(config.decoder, IllumeBody(config))
         self.config = config
 
@@ -144,7 +144,7 @@ class IllumeModel(CausalLM):
         return torch.cat([*rows, text[start:]]), torch.cat([*labels, sample.labels[start:]])
 
 
-def build_illume(config: IllumeConfig, seed: int) -> IllumeModel:
+def build_illume(config: IllumeModelConfig, seed: int) -> IllumeModel:
     """A fresh model with reproducible random weights; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

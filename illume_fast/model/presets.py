@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from illume_fast.model.config import (
     DecoderConfig,
-    IllumeConfig,
+    IllumeModelConfig,
     ProjectorConfig,
     VisionTowerConfig,
     build_vocab,
@@ -27,7 +27,7 @@ _STAGE1_SIZE = (256, 256)
 def _illume_plus(decoder: DecoderConfig) -> CheckpointConfig:
     tokenizer = DualViTokConfig()
     tower = VisionTowerConfig(tokenizer.semantic_encoder.vit, tokenizer.pixel_encoder)
-    model = IllumeConfig(decoder, tower, ProjectorConfig(), illume_plus_vocab(decoder.vocab_size))
+    model = IllumeModelConfig(decoder, tower, ProjectorConfig(), illume_plus_vocab(decoder.vocab_size))
     sizes = tuple(size for size in MAPPED_SIZES if size != _STAGE1_SIZE)
     return CheckpointConfig(model, tokenizer, GenerationConfig(sizes))
 
@@ -78,7 +78,7 @@ def demo(text_size: int = 1024) -> CheckpointConfig:
         dropout=0.1,
     )  # fmt: skip
     tower = VisionTowerConfig(tokenizer.semantic_encoder.vit, tokenizer.pixel_encoder)
-    model = IllumeConfig(language, tower, ProjectorConfig(), vocab, max_length=1024)
+    model = IllumeModelConfig(language, tower, ProjectorConfig(), vocab, max_length=1024)
     everything = SamplingDefaults()
     generation = GenerationConfig(((64, 64),), semantic=everything, pixel=everything, max_answer=64)
     return CheckpointConfig(model, tokenizer, generation)

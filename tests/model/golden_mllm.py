@@ -6,12 +6,12 @@ import torch
 from golden_vision import pick, read_case, read_weights
 from torch import Tensor
 
-from illume_fast.model.config import DecoderConfig, IllumeConfig, ProjectorConfig, VisionTowerConfig, build_vocab
+from illume_fast.model.config import DecoderConfig, IllumeModelConfig, ProjectorConfig, VisionTowerConfig, build_vocab
 from illume_fast.model.illume import IllumeModel, Sample
 from illume_fast.model.vision_config import PixelCodecConfig, ViTConfig
 
 
-def mllm_config(official: dict, max_length: int = 4096) -> IllumeConfig:
+def mllm_config(official: dict, max_length: int = 4096) -> IllumeModelConfig:
     layout, tower = official["vocab"], official["mm_vision_tower"]
     levels = tuple(layout[f"level{i}_range"][1] - layout[f"level{i}_range"][0] for i in (0, 1))
     vocab = build_vocab(
@@ -23,7 +23,7 @@ def mllm_config(official: dict, max_length: int = 4096) -> IllumeConfig:
         rows=layout["vocab_size"],
     )
     vision = tower["vq_model"]["config"]
-    return IllumeConfig(
+    return IllumeModelConfig(
         decoder=DecoderConfig.from_hf(official),
         vision_tower=VisionTowerConfig(
             pick(ViTConfig, vision["semantic_encoder"]["semantic_encoder"]),
