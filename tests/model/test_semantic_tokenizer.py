@@ -162,7 +162,10 @@ def test_ids_that_are_none(ids, message):
     ("settings", "message"),
     [
         ({"model_type": "siglip2_vision_model"}, "needed is one that takes pixel_values alone"),
-        ({"model_type": "qwen2_5_vl_vision", "depth": 1}, "it takes hidden_states, grid_thw"),
+        (
+            {"model_type": "qwen2_5_vl_vision", "depth": 1, "hidden_size": 32, "num_heads": 2},
+            "it takes hidden_states, grid_thw",
+        ),
         ({"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1}, "it takes input_ids"),
         ({"model_type": "no such thing"}, "transformers cannot build it: Unrecognized model identifier"),
         ({"model_type": "clip_vision_model", "hidden_size": 33}, "not a multiple of the number of attention heads"),
