@@ -111,9 +111,9 @@ def test_the_trap_is_real(folder):
     """Taken as it comes from a BPE with those merges, the text of a control token is the token."""
     values = json.loads(write_llama_json(folder).read_text())
     vocab = values["model"]["vocab"]
-    for parts in (("<", "/"), ("s", ">"), ("</", "s>")):
+    for parts in (("</", "s>"), ("s", ">"), ("<", "/")):
         vocab.setdefault("".join(parts), len(vocab) + 1)
-        values["model"]["merges"].append(list(parts))
+        values["model"]["merges"].insert(0, list(parts))
     path = folder / "trap.json"
     path.write_text(json.dumps(values))
     import tokenizers
