@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from illume_fast.data.sizes import ImageGrid
 from illume_fast.engine import Plan, Segment, Site
-from illume_fast.model.image_block import PIXEL_SLOT, SEMANTIC_SLOT, block_slots
+from illume_fast.model.image_block import block_slots, slot_of
 from illume_fast.model.vocab import IMAGE_PLACEHOLDER, VocabConfig
 
 
 def picture_plan(vocab: VocabConfig, grid: ImageGrid) -> Plan:
-    """The plan of a picture: structure ids are forced, semantic codes draw with set 0 and pixel codes with set 1."""
-    sites = {slot: Site((vocab.levels[i],), i) for i, slot in enumerate((SEMANTIC_SLOT, PIXEL_SLOT))}
-    return Plan.of(sites.get(slot, slot) for slot in block_slots(vocab, grid.semantic, grid.pixel).tolist())
+    """The plan of a picture: structure ids are forced, codes of a level draw with the set of its number."""
+    sites = {slot_of(level): Site((ids,), level) for level, ids in enumerate(vocab.levels)}
+    return Plan.of(sites.get(slot, slot) for slot in block_slots(vocab, grid.levels).tolist())
 
 
 def segments(ids: Sequence[int], pictures: Sequence[Segment]) -> tuple[Segment, ...]:

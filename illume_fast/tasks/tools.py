@@ -3,7 +3,6 @@
 from functools import lru_cache, partial
 
 from illume_fast.data.chat import Chat
-from illume_fast.data.errors import InputError
 from illume_fast.data.sizes import ImageGrid, Size, image_grid
 from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.model.checkpoint import Checkpoint
@@ -21,14 +20,10 @@ class Tools:
         text = TextTokenizer.from_file(checkpoint.tokenizer, self.vocab.text_size)
         self.chat = Chat(text, self.vocab)
         self.eyes = Eyes(checkpoint)
-        tower = checkpoint.config.model.vision_tower
-        self._encoders = tower.semantic_encoder, tower.pixel_encoder
         # requests of one size share one plan
         self.plan = lru_cache(maxsize=64)(partial(picture_plan, self.vocab))
 
     def grid(self, size: Size | None) -> ImageGrid:
         """The grid of a size the model draws (None: its default). InputError, listing those, for another."""
-        try:
-            return image_grid(size or self.generation.size, *self._encoders, allowed=self.generation.sizes)
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        allowed = self.generation.sizes
+        return image_grid(size or self.generation.size, self.checkpoint.config.vision_tokenizer, allowed)
