@@ -140,7 +140,8 @@ class IllumePipeline:
                 left = total - progress.finished
                 callback_on_step_end(self, progress.step - 1, left, {"progress": progress})
 
-        done = sorted(self._all(tasks, on_step, on_partial, partial_every), key=lambda d: (d.task.tag, d.sample))
+        found = self._all(tasks, on_step, on_partial, partial_every, decode=output_type != "codes")
+        done = sorted(found, key=lambda d: (d.task.tag, d.sample))
         return PipelineOutput(_output(done, output_type), [d.seed for d in done])
 
     def edit(
@@ -189,7 +190,7 @@ class IllumePipeline:
         refused: list[Done] = []
         queue = DecodingQueue[Done](self.decoder)
         drafts = None if on_partial is None else Drafts(self.tasks, self.decoder, on_partial, partial_every)
-        requests = self._requests(tasks, refused, drafts)
+        requests = self._requests(tasks, refused, drafts, decode)
         for result in self.engine.generate(requests, on_step, None if drafts is None else drafts.show):
             yield from _drain(refused)
             done = self._done(result)
@@ -210,16 +211,21 @@ class IllumePipeline:
         on_step: OnStep | None = None,
         on_partial: OnDraft | None = None,
         partial_every: int | None = None,
+        decode: bool = True,
     ) -> list[Done]:
-        done = list(self.generate_stream(tasks, on_step, on_partial=on_partial, partial_every=partial_every))
+        done = list(self.generate_stream(tasks, on_step, decode, on_partial, partial_every))
         for d in done:
             if d.error is not None:
                 raise d.error
         return done
 
-    def _requests(self, tasks: Iterable[Draw | Ask], refused: list[Done], drafts: Drafts | None) -> Iterator[Request]:
+    def _requests(
+        self, tasks: Iterable[Draw | Ask], refused: list[Done], drafts: Drafts | None, decode: bool
+    ) -> Iterator[Request]:
         for task in tasks:
             try:
+                if decode and isinstance(task, Draw):
+                    self.decoder.check()
                 requests = list(self.tasks.requests(task))
             except Exception as error:
                 # a tokenizer or an encoder that breaks on a task is that task's trouble; a lack of memory everybody's

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from illume_fast.model.dual_vitok import DualViTok
-from illume_fast.model.generation_config import CheckpointConfig
-from illume_fast.model.illume import IllumeModel
+from illume_fast.model.illume import ReadsPictures
+from illume_fast.model.kinds import AnyConfig, AnyTokenizer, kind_of, parse_config
 from illume_fast.model.tensor_files import (
     CheckpointError,
     fill,
@@ -32,9 +31,9 @@ _SHARD_BYTES = 4 * 1024**3
 class Checkpoint:
     """A loaded folder. Both modules are in evaluation mode; `tokenizer` is the path of `tokenizer.json`."""
 
-    config: CheckpointConfig
-    model: IllumeModel
-    vision_tokenizer: DualViTok
+    config: AnyConfig
+    model: ReadsPictures
+    vision_tokenizer: AnyTokenizer
     tokenizer: Path
 
 
@@ -46,21 +45,22 @@ def resolve(name: str | Path) -> Path:
     return folder
 
 
-def read_config(folder: str | Path) -> CheckpointConfig:
+def read_config(folder: str | Path) -> AnyConfig:
     """`config.json` of a folder. CheckpointError naming the key that is missing, unknown or not allowed."""
     path = Path(folder) / CONFIG
     try:
-        return CheckpointConfig.from_dict(read_json(path))
+        return parse_config(read_json(path))
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def build(config: CheckpointConfig, device: torch.device | str = "meta") -> tuple[IllumeModel, DualViTok]:
+def build(config: AnyConfig, device: torch.device | str = "meta") -> tuple[ReadsPictures, AnyTokenizer]:
     """Both modules with fresh weights, or with none on the meta device."""
+    kind = kind_of(config)
     with torch.device(device):
-        return IllumeModel(config.model), DualViTok(config.vision_tokenizer)
+        return kind.model(config.model), kind.vision_tokenizer(config.vision_tokenizer)
 
 
 def load_checkpoint(
@@ -87,7 +87,7 @@ def load_checkpoint(
 
 def save_checkpoint(
     folder: str | Path,
-    config: CheckpointConfig,
+    config: AnyConfig,
     model: nn.Module,
     vision_tokenizer: nn.Module,
     tokenizer_json: str,

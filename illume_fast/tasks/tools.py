@@ -3,6 +3,7 @@
 from functools import lru_cache, partial
 
 from illume_fast.data.chat import Chat
+from illume_fast.data.chat_template import chat_template
 from illume_fast.data.sizes import ImageGrid, Size, image_grid
 from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.model.checkpoint import Checkpoint
@@ -17,8 +18,9 @@ class Tools:
         self.checkpoint = checkpoint
         self.generation = checkpoint.config.generation
         self.vocab = checkpoint.config.model.vocab
-        text = TextTokenizer.from_file(checkpoint.tokenizer, self.vocab.text_size)
-        self.chat = Chat(text, self.vocab)
+        template = chat_template(checkpoint.config.model.template)
+        text = TextTokenizer.from_file(checkpoint.tokenizer, self.vocab.text_size, template.specials)
+        self.chat = Chat(text, self.vocab, template)
         self.eyes = Eyes(checkpoint)
         # requests of one size share one plan
         self.plan = lru_cache(maxsize=64)(partial(picture_plan, self.vocab))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -17,6 +18,7 @@ from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.illume import IllumeModel, build_illume
+from illume_fast.model.kinds import dual_tokenizer
 from illume_fast.model.presets import demo
 from illume_fast.training.encodings import Encodings, Variant, encode_pictures
 from illume_fast.training.loop import LoopConfig, fit, steady_threads
@@ -130,7 +132,7 @@ class Stage:
         """Read the earlier stages' results and the conversations, and encode every picture."""
         self.config = config
         start = load_checkpoint(config.start) if config.start is not None else self._untrained()
-        self.settings, self.model, self.tokenizer = start.config, start.model, start.vision_tokenizer
+        self.settings, self.model, self.tokenizer = start.config, start.model, dual_tokenizer(start.vision_tokenizer)
         self.model.model.vision_tower.requires_grad_(False)
         self.text = TextTokenizer.from_file(start.tokenizer)
         self.vocab = self.settings.model.vocab
@@ -194,7 +196,8 @@ class Stage:
         """Ids [B, T] with slots, features [n, h * w, D0] and [n, p * q, D1] -> embeddings [B, T, H]."""
         embeds = self.model.embed(ids.clamp(min=0))
         if len(semantic):
-            projected = self.model.model.mm_projector(semantic, pixel)
+            project: Any = self.model.model.mm_projector
+            projected = project(semantic, pixel)
             for slot, features in zip(READ_SLOTS, projected, strict=True):
                 embeds = embeds.masked_scatter((ids == slot)[..., None], features.to(embeds.dtype))
         return embeds

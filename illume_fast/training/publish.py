@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from illume_fast.data.errors import InputError
 from illume_fast.model.checkpoint import load_checkpoint, save_checkpoint
 from illume_fast.model.dual_vitok import DualViTok
+from illume_fast.model.kinds import dual_tokenizer
 from illume_fast.model.tensor_files import read_json, staging
 
 MAX_FILE_BYTES = 16 * 2**20 - 2**16  # of tensors; the header comes on top
@@ -61,7 +62,7 @@ def main(config: PublishConfig) -> None:
     """Write the folder and its card."""
     loaded = load_checkpoint(config.checkpoint)
     if config.tokenizer is not None:
-        _take_decoder(loaded.vision_tokenizer, config.tokenizer / "vision_tokenizer.safetensors")
+        _take_decoder(dual_tokenizer(loaded.vision_tokenizer), config.tokenizer / "vision_tokenizer.safetensors")
     own = loaded.config.generation
     cooled = {name: replace(getattr(own, name), temperature=config.temperature) for name in ("semantic", "pixel")}
     generation = replace(own, guidance=config.guidance, edit_guidance=config.edit_guidance, **cooled)
