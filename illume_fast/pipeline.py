@@ -19,6 +19,7 @@ from illume_fast.engine import Engine, EngineConfig, Progress, Request, Result
 from illume_fast.engine.request import OnStep
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
 from illume_fast.model.quantized import prepare
+from illume_fast.model.vision_folder import require_vision_tokenizer
 from illume_fast.outcome import Done, Draft, OnDraft, PipelineOutput, undecodable
 from illume_fast.tasks import Ask, Draw, Tasks, Wanted
 
@@ -49,12 +50,14 @@ class IllumePipeline:
         device: torch.device | str = "cpu",
         engine: EngineConfig | None = None,
         quantize: str | None = None,
+        vision_tokenizer: str | Path | None = None,
     ) -> Self:
         """Load "demo" or the folder of a checkpoint; `dtype` is the language model's. CheckpointError if it is bad.
 
+        A published language model draws with the `vision_tokenizer` of that folder; without one it reads and answers.
         `quantize="int8"` keeps the weights of the decoder's layers in 8 bits, by torchao (see `model.quantized`).
         """
-        checkpoint = load_checkpoint(name, dtype, device)
+        checkpoint = load_checkpoint(name, dtype, device, vision_tokenizer=vision_tokenizer)
         prepare(checkpoint.model, quantize)
         return cls(checkpoint, engine)
 
@@ -189,7 +192,7 @@ class IllumePipeline:
         refused: list[Done] = []
         queue = DecodingQueue[Done](self.decoder)
         drafts = None if on_partial is None else Drafts(self.tasks, self.decoder, on_partial, partial_every)
-        requests = self._requests(tasks, refused, drafts)
+        requests = self._requests(tasks, refused, drafts, decode)
         for result in self.engine.generate(requests, on_step, None if drafts is None else drafts.show):
             yield from _drain(refused)
             done = self._done(result)
@@ -217,9 +220,13 @@ class IllumePipeline:
                 raise d.error
         return done
 
-    def _requests(self, tasks: Iterable[Draw | Ask], refused: list[Done], drafts: Drafts | None) -> Iterator[Request]:
+    def _requests(
+        self, tasks: Iterable[Draw | Ask], refused: list[Done], drafts: Drafts | None, decode: bool
+    ) -> Iterator[Request]:
         for task in tasks:
             try:
+                if decode and isinstance(task, Draw):
+                    require_vision_tokenizer(self.checkpoint.vision_tokenizer)
                 requests = list(self.tasks.requests(task))
             except Exception as error:
                 # a tokenizer or an encoder that breaks on a task is that task's trouble; a lack of memory everybody's

@@ -81,6 +81,8 @@ class DecoderConfig(Config):
             raise ConfigError(f"model_type {kind!r} is not supported; allowed are {', '.join(sorted(_HF_KINDS))}")
         if missing := [key for key in _HF_REQUIRED if key not in values]:
             raise ConfigError(f"{kind} config: missing keys {', '.join(missing)}")
+        if wrong := [f"{key} {values[key]!r}" for key in _HF_REQUIRED if type(values[key]) is not int]:
+            raise ConfigError(f"{kind} config: expected whole numbers, got {', '.join(wrong)}")
         rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         refused = {
@@ -134,6 +136,13 @@ class VisionTowerConfig(Config):
     def factor(self) -> int:
         """Pictures must have sides that are multiples of this many pixels."""
         return self.pixel_encoder.factor
+
+    def grids(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """((semantic rows, columns), (pixel rows, columns)) of a picture; ValueError unless sides suit the factor."""
+        factor = self.factor
+        if height < factor or width < factor or height % factor or width % factor:
+            raise ValueError(f"picture of {height}x{width} pixels: both sides must be multiples of {factor}")
+        return self.semantic_encoder.grid(height, width), (height // factor, width // factor)
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,7 @@ class DualVisionTower(nn.Module):
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """((semantic rows, columns), (pixel rows, columns)) of a picture; ValueError unless sides suit the factor."""
-        factor = self.config.factor
-        if height < factor or width < factor or height % factor or width % factor:
-            raise ValueError(f"picture of {height}x{width} pixels: both sides must be multiples of {factor}")
-        return self.config.semantic_encoder.grid(height, width), (height // factor, width // factor)
+        return self.config.grids(height, width)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, H, W] in [-1, 1] -> semantic [B, h * w, D0] and pixel features [B, p * q, D1]."""
