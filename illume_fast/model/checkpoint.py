@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,15 @@ from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.generation_config import CheckpointConfig
 from illume_fast.model.illume import IllumeModel
 from illume_fast.model.official import is_official, official_config
-from illume_fast.model.tensor_files import CheckpointError, fingerprint, read_json, stage_tensors, staging
+from illume_fast.model.tensor_files import (
+    CheckpointError,
+    Staging,
+    drop_old,
+    fingerprint,
+    read_json,
+    stage_tensors,
+    staging,
+)
 from illume_fast.model.tensor_reader import Weights, differences, fill
 from illume_fast.model.vision_config import DualViTokConfig
 from illume_fast.model.vision_folder import CONFIG, VISION, load_vision_tokenizer, read_vision_config, survey_vision
@@ -120,10 +129,12 @@ def save_checkpoint(
     tokenizer_json: str,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = _SHARD_BYTES,
+    last: Callable[[Staging], None] = lambda stage: None,
 ) -> None:
     """Write a folder; what it held before stays whole until everything new is on disk.
 
-    `dtype` rounds the weights first (None keeps them; codebooks are never rounded). CheckpointError when a module does
+    `dtype` rounds the weights first (None keeps them; codebooks are never rounded). `last` may add files to those that
+    are about to appear. CheckpointError when a module does
     not match the config, holds NaN, or the folder cannot be written.
     """
     folder = Path(folder)
@@ -137,9 +148,8 @@ def save_checkpoint(
         names = [n for stem in parts for n in stage_tensors(stage, stem, parts[stem], mark, max_shard_bytes)]
         stage.write_text(TOKENIZER, tokenizer_json)
         stage.write_text(CONFIG, json.dumps(config.to_dict(), indent=1))
-    for old in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
-        if old.name.startswith((MODEL, VISION)) and old.name not in names:
-            old.unlink()
+        last(stage)
+    drop_old(folder, (MODEL, VISION), names)
 
 
 def _text_tokenizer(folder: Path) -> Path:

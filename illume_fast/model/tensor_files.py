@@ -112,6 +112,13 @@ def stage_tensors(stage: Staging, stem: str, tensors: Mapping[str, Tensor], mark
     return names
 
 
+def drop_old(folder: Path, stems: tuple[str, ...], names: Sequence[str]) -> None:
+    """Remove the weights that an earlier save of `stems` left beside the files `names`."""
+    for old in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
+        if old.name.startswith(stems) and old.name not in names:
+            old.unlink()
+
+
 def read_json(path: Path) -> dict:
     """A JSON object. CheckpointError when missing, unreadable or anything else."""
     try:

@@ -166,7 +166,8 @@ def _compare(folder: Path, stem: str, homes: Mapping[str, str], found: Mapping[s
 
 
 def _header(path: Path, mark: str) -> dict[str, Stored]:
-    file = _open(path)
+    # numpy's files are mapped for reading only, which a system allows beyond its memory
+    file = _open(path, "np")
     got = (file.metadata() or {}).get(FINGERPRINT, "")
     if mark and got != mark:
         raise CheckpointError(f"{path}: belongs to another save than config.json (an interrupted save?)")
@@ -174,9 +175,9 @@ def _header(path: Path, mark: str) -> dict[str, Stored]:
     return {name: Stored(path, tuple(part.get_shape()), part.get_dtype()) for name, part in slices}
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, framework: str = "pt") -> Any:
     """A file whose header was found to be sound and to fit its length. It is closed when nothing refers to it."""
     try:
-        return safe_open(path, framework="pt")
+        return safe_open(path, framework=framework)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or truncated: {error}") from None
