@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from illume_fast.model.strict import Config, ConfigError
-from illume_fast.model.vision_config import PixelCodecConfig, ViTConfig
+from illume_fast.model.vision_config import PixelCodecConfig, ViTConfig, dual_grids
 from illume_fast.model.vocab import VocabConfig, build_vocab, illume_plus_vocab
 
 __all__ = [
@@ -139,10 +139,7 @@ class VisionTowerConfig(Config):
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """((semantic rows, columns), (pixel rows, columns)) of a picture; ValueError unless sides suit the factor."""
-        factor = self.factor
-        if height < factor or width < factor or height % factor or width % factor:
-            raise ValueError(f"picture of {height}x{width} pixels: both sides must be multiples of {factor}")
-        return self.semantic_encoder.grid(height, width), (height // factor, width // factor)
+        return dual_grids(self.semantic_encoder, self.pixel_encoder, height, width)
 
 
 @dataclass(frozen=True)

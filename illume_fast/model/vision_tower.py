@@ -19,10 +19,6 @@ class DualVisionTower(nn.Module):
         self.semantic_encoder = Qwen2ViT(config.semantic_encoder)
         self.pixel_encoder = MoVQEncoder(config.pixel_encoder)
 
-    def grids(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """((semantic rows, columns), (pixel rows, columns)) of a picture; ValueError unless sides suit the factor."""
-        return self.config.grids(height, width)
-
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, H, W] in [-1, 1] -> semantic [B, h * w, D0] and pixel features [B, p * q, D1]."""
         return self.semantic_encoder(pictures), self.pixel_encoder(pictures).flatten(2).transpose(1, 2)
