@@ -13,8 +13,9 @@ from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size
 from illume_fast.model.cpu_decoder import CpuDecoder
 from illume_fast.model.dual_vitok import DualViTok
-from illume_fast.model.kinds import AnyTokenizer, dual_tokenizer
+from illume_fast.model.kinds import AnyTokenizer
 from illume_fast.model.movqgan import to_uint8
+from illume_fast.model.vision_folder import require_vision_tokenizer
 
 _GROUP_PIXELS = 2**20
 _MOST_TOGETHER = 16
@@ -48,7 +49,7 @@ class PictureDecoder:
     accelerator it is about a million pixels, on a stream of its own, so that a step of the engine need not wait for it.
     """
 
-    def __init__(self, tokenizer: AnyTokenizer, device: torch.device) -> None:
+    def __init__(self, tokenizer: AnyTokenizer | None, device: torch.device) -> None:
         self.device = device
         self._tokenizer = tokenizer
         self._on_cpu = device.type == "cpu"
@@ -59,12 +60,8 @@ class PictureDecoder:
 
     @property
     def tokenizer(self) -> DualViTok:
-        """The vision tokenizer. CheckpointError, saying what to give, for one that makes no pixels."""
-        return dual_tokenizer(self._tokenizer)
-
-    def check(self) -> None:
-        """Raise what decoding would, before anything is drawn."""
-        _ = self.tokenizer
+        """The vision tokenizer. CheckpointError, saying what to give, where there is none that makes pixels."""
+        return require_vision_tokenizer(self._tokenizer)
 
     def together(self, size: Size) -> int:
         """Pictures of `size` in a group."""

@@ -19,6 +19,7 @@ from illume_fast.engine import Engine, EngineConfig, Progress, Request, Result
 from illume_fast.engine.request import OnStep
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
 from illume_fast.model.quantized import prepare
+from illume_fast.model.vision_folder import require_vision_tokenizer
 from illume_fast.outcome import Done, Draft, OnDraft, PipelineOutput, undecodable
 from illume_fast.tasks import Ask, Draw, Tasks, Wanted
 
@@ -49,12 +50,14 @@ class IllumePipeline:
         device: torch.device | str = "cpu",
         engine: EngineConfig | None = None,
         quantize: str | None = None,
+        vision_tokenizer: str | Path | None = None,
     ) -> Self:
         """Load "demo" or the folder of a checkpoint; `dtype` is the language model's. CheckpointError if it is bad.
 
+        A published language model draws with the `vision_tokenizer` of that folder; without one it reads and answers.
         `quantize="int8"` keeps the weights of the decoder's layers in 8 bits, by torchao (see `model.quantized`).
         """
-        checkpoint = load_checkpoint(name, dtype, device)
+        checkpoint = load_checkpoint(name, dtype, device, vision_tokenizer=vision_tokenizer)
         prepare(checkpoint.model, quantize)
         return cls(checkpoint, engine)
 
@@ -225,7 +228,7 @@ class IllumePipeline:
         for task in tasks:
             try:
                 if decode and isinstance(task, Draw):
-                    self.decoder.check()
+                    require_vision_tokenizer(self.checkpoint.vision_tokenizer)
                 requests = list(self.tasks.requests(task))
             except Exception as error:
                 # a tokenizer or an encoder that breaks on a task is that task's trouble; a lack of memory everybody's

@@ -23,6 +23,7 @@ ALLOWED = {
     "tasks": {"engine", "data", "model", "ops"},
     "decoding": {"data", "model", "ops"},
     "partials": {"decoding", "data"},
+    "convert": {"data", "model"},
     "outcome": {"tasks", "engine", "data"},
     "drafts": {"outcome", "partials", "decoding", "tasks", "engine"},
     "pipeline": {"drafts", "outcome", "decoding", "tasks", "engine", "evaluation", "data", "model", "ops"},

@@ -11,7 +11,6 @@ from illume_fast.model.illume import IllumeModel, ReadsPictures
 from illume_fast.model.illume_v1 import IllumeV1Model
 from illume_fast.model.semantic_tokenizer import SemanticTokenizer
 from illume_fast.model.strict import ConfigError
-from illume_fast.model.tensor_files import CheckpointError
 from illume_fast.model.v1_config import IllumeV1CheckpointConfig
 
 AnyConfig = CheckpointConfig | IllumeV1CheckpointConfig
@@ -42,16 +41,6 @@ def parse_config(values: Mapping[str, Any]) -> AnyConfig:
     if name not in KINDS:
         raise ConfigError(f"kind {name!r} of model is not known; allowed are {', '.join(map(repr, KINDS))}")
     return KINDS[name].config.from_dict(values)
-
-
-def dual_tokenizer(tokenizer: AnyTokenizer) -> DualViTok:
-    """The tokenizer of ILLUME+. CheckpointError for ILLUME's, whose codes are features and not yet pixels."""
-    if not isinstance(tokenizer, DualViTok):
-        raise CheckpointError(
-            "the vision tokenizer of this model (ILLUME) makes semantic features of its codes, and no pixels: give a "
-            'Stable Diffusion decoder for them, or take the codes (output_type="codes"; of a stream, decode=False)'
-        )
-    return tokenizer
 
 
 def kind_of(config: AnyConfig) -> Kind:

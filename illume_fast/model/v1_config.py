@@ -66,7 +66,7 @@ class IllumeV1Config(Config):
 class IllumeV1CheckpointConfig(Config):
     """`config.json`: the language model, its vision tokenizer, and generation defaults.
 
-    `fingerprint` ties the file to the weights saved with it.
+    `fingerprint` ties the file to the weights saved with it. Without `has_vision_tokenizer` the folder holds none.
     """
 
     model: IllumeV1Config
@@ -74,6 +74,7 @@ class IllumeV1CheckpointConfig(Config):
     generation: GenerationConfig
     fingerprint: str = ""
     format: int = FORMAT
+    has_vision_tokenizer: bool = True
     kind: str = KIND
 
     def __post_init__(self) -> None:

@@ -13,8 +13,10 @@ from illume_fast.model.hf_encoder import VisionEncoder, encoder_config, scaled, 
 from illume_fast.model.semantic_config import EncoderConfig, SemanticTokenizerConfig
 from illume_fast.model.semantic_tokenizer import SemanticTokenizer
 from illume_fast.model.strict import ConfigError
-from illume_fast.model.tensor_files import CheckpointError, fill, read_tensors, stage_tensors, staging
+from illume_fast.model.tensor_files import CheckpointError, stage_tensors, staging
+from illume_fast.model.tensor_reader import fill
 from illume_fast.model.vision_encoder import CLIP_MEAN, CLIP_STD
+from illume_fast.model.vision_folder import VISION, survey_vision
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -131,17 +133,17 @@ def test_a_moving_codebook_stands_still_in_evaluation():
 def test_saved_and_loaded_strictly(tmp_path, quantizer):
     first = made(tiny_tokenizer("siglip", 64, quantizer=quantizer))
     with staging(tmp_path) as stage:
-        stage_tensors(stage, "vision_tokenizer", first.state_dict(), "", 2**30)
+        stage_tensors(stage, VISION, first.state_dict(), "", 2**30)
     with torch.device("meta"):
         second = SemanticTokenizer(SemanticTokenizerConfig.from_dict(first.config.to_dict()))
     assert second.config == first.config
-    fill(second.eval(), read_tensors(tmp_path, "vision_tokenizer", second.state_dict(), ""), torch.float32, "cpu")
+    fill(second.eval(), survey_vision(tmp_path, "", second).read(torch.float32, "cpu"))
     x = pictures(1, 3, 50, 70)
     assert torch.equal(first.encode(x), second.encode(x))
     with torch.device("meta"):
         other = SemanticTokenizer(replace(first.config, num_blocks=2))
     with pytest.raises(CheckpointError, match=r"missing projection\.blocks\.1"):
-        read_tensors(tmp_path, "vision_tokenizer", other.state_dict(), "")
+        survey_vision(tmp_path, "", other)
 
 
 @pytest.mark.parametrize(
