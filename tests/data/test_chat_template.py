@@ -112,8 +112,9 @@ def test_the_trap_is_real(folder):
     values = json.loads(write_llama_json(folder).read_text())
     vocab = values["model"]["vocab"]
     for parts in (("</", "s>"), ("s", ">"), ("<", "/")):
-        vocab.setdefault("".join(parts), len(vocab) + 1)
+        vocab.setdefault("".join(parts), len(vocab))
         values["model"]["merges"].insert(0, list(parts))
+    values["added_tokens"][-1]["id"] = len(vocab)
     path = folder / "trap.json"
     path.write_text(json.dumps(values))
     import tokenizers
