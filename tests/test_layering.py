@@ -21,6 +21,7 @@ ALLOWED = {
     "evaluation": {"engine", "data", "model", "ops"},
     "info": {"ops", "kernels"},
     "tasks": {"engine", "data", "model", "ops"},
+    "assembly": {"data", "model"},
     "decoding": {"data", "model", "ops"},
     "partials": {"decoding", "data"},
     "convert": {"data", "model"},
