@@ -7,21 +7,22 @@ from typing import Any, Self
 
 from PIL import Image
 
-from illume_fast.data.chat import ROLES, ReadImage, Written, parse_marks
+from illume_fast.data.chat import ROLES, ReadImage, SizeTag, Written, parse_marks
 from illume_fast.data.errors import InputError, shorten
 from illume_fast.data.jsonl import Conversation
 from illume_fast.data.picture import load_picture
 from illume_fast.data.sequence import ImageCodes
+from illume_fast.data.sizes import Size
 
-TurnPart = str | Image.Image | ImageCodes | Written
+TurnPart = str | Image.Image | SizeTag | ImageCodes | Written
 
 
 @dataclass(frozen=True, eq=False)
 class Turn:
     """What one side says, in order.
 
-    A user says words and shows pictures (PIL), which the model reads. The assistant's turns hold words, and pictures
-    that it wrote: their codes, or PIL pictures, which are turned into codes.
+    A user says words and shows pictures (PIL), which the model reads; size tags stand as they are. The assistant's
+    turns hold words, and pictures that it wrote: their codes, or PIL pictures, which are turned into codes.
     """
 
     role: str
@@ -79,13 +80,16 @@ def turns_of(messages: Iterable[Any], images: Iterable[Image.Image] = (), folder
     return turns
 
 
-def turns_of_conversation(conversation: Conversation, folder: Path, where: str) -> list[Turn]:
-    """A conversation as ILLUME+ keeps them; each `<image>` is the picture of a file, from `folder`."""
+def turns_of_conversation(conversation: Conversation, folder: Path, where: str, size: Size | None = None) -> list[Turn]:
+    """A conversation as ILLUME+ keeps them: each `<image>` is the picture of a file, from `folder`.
+
+    `size` is what `{resolution_tag}` stands for; InputError, beginning with `where`, for what cannot be used.
+    """
     files = iter(conversation.images)
     turns = []
     for number, text in enumerate(conversation.turns):
         try:
-            marks = parse_marks(text)
+            marks = parse_marks(text, size)
             parts = [load_picture(folder / next(files)) if isinstance(p, ReadImage) else p for p in marks]
             turns.append(Turn(ROLES[number % 2], tuple(p for p in parts if isinstance(p, TurnPart))))
         except InputError as error:

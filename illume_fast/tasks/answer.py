@@ -16,7 +16,7 @@ from illume_fast.data.sizes import ImageGrid, Size
 from illume_fast.engine import Plan, Request, SamplingParams, Segment, Site, sample_seed
 from illume_fast.tasks import conversation
 from illume_fast.tasks.asked import Converse, name_of
-from illume_fast.tasks.checks import guidance_of, sampling_set
+from illume_fast.tasks.checks import NEGATIVE_IN_VAIN, guidance_of, sampling_set
 from illume_fast.tasks.tools import Tools
 from illume_fast.tasks.wanted import Wanted
 
@@ -58,6 +58,8 @@ class Answer:
             self._drawing = SamplingParams(sets, guidance_of(drawing, generation, default))
         except ValueError as error:
             raise InputError(str(error)) from None
+        if task.negative_prompt is not None and (task.answer == "text" or self._drawing.guidance == 1):
+            raise InputError(NEGATIVE_IN_VAIN)
         self._stage = 0
         self._height: int | None = None  # of a size tag that lacks its width
         self._prompt: tuple[Segment, ...]

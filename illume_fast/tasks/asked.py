@@ -83,8 +83,8 @@ class Converse:
     picture has the size nearest to the first picture of the user's last turn, and comes back in that picture's own
     size unless `restore` is off; where the turn shows none, the default size.
 
-    For one picture the user's last words are put into the prompts the model was trained with: an edit where the
-    conversation has a picture, text-to-image otherwise. With `as_is` they stay as they are.
+    What a user says is put into the prompts of the training where one picture alone answers it, now or earlier in the
+    conversation: an edit where there is a picture by then, text-to-image otherwise. With `as_is` it stays as it is.
 
     With `keep`, the answer stays in the engine's cache while there is room, so that the next turn reads what is new.
     """

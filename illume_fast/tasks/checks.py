@@ -12,6 +12,9 @@ from illume_fast.engine import Request, SamplingSet
 from illume_fast.model.generation_config import GenerationConfig, SamplingDefaults
 from illume_fast.tasks.asked import AnswerKind, Converse, Task
 
+NEGATIVE_IN_VAIN = (
+    "a negative prompt does nothing without guidance; give guidance other than 1 at some steps, or leave it out"
+)
 _NUMBERS = {"guidance", "temperature", "top_p", "picture_temperature", "picture_top_p"}
 _WHOLE = {"seed", "guidance_from", "guidance_until", "top_k", "picture_top_k"}
 _COUNTS = {"max_new_tokens", "max_pictures", "max_pixels"}
@@ -134,6 +137,4 @@ def check_stretch(task: Guided, request: Request) -> None:
     if task.guidance_from >= steps:
         raise InputError(f"guidance_from {task.guidance_from}: this picture has the steps 0 to {steps - 1}")
     if task.negative_prompt is not None and not request.guided:
-        raise InputError(
-            "a negative prompt does nothing without guidance; give guidance other than 1 at some steps, or leave it out"
-        )
+        raise InputError(NEGATIVE_IN_VAIN)

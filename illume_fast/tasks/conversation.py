@@ -6,6 +6,7 @@ behind their size tags (ILLUME+, Huang et al., arXiv 2504.01934).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -41,13 +42,14 @@ class Said:
 
 def prompt(tools: Tools, task: Converse) -> tuple[Segment, ...]:
     """The conversation, and the beginning of the answer in words."""
-    return _encoded(tools, [_said(tools, turn, task) for turn in task.messages], ())
+    return _encoded(tools, [_said(tools, task, i, None) for i in range(len(task.messages))], ())
 
 
 def picture_prompt(tools: Tools, task: Converse, size: Size) -> tuple[Segment, ...]:
     """The conversation, and the size tag of the picture that answers it."""
-    *before, last = task.messages
-    return _encoded(tools, [*(_said(tools, t, task) for t in before), _picture_asked(tools, task, last, size)], [size])
+    if not task.messages[-1].words:
+        raise InputError("the prompt is empty")
+    return _encoded(tools, [_said(tools, task, i, size) for i in range(len(task.messages))], [size])
 
 
 def without_words(tools: Tools, task: Converse, size: Size) -> tuple[Segment, ...]:
@@ -94,19 +96,42 @@ def _encoded(tools: Tools, said: Sequence[Said], tag: Sequence[Size]) -> tuple[S
     return segments(ids, [picture for s in said for picture in s.pictures])
 
 
-def _said(tools: Tools, turn: Turn, task: Converse) -> Said:
-    parts: list[Part] = []
-    for part in turn.parts:
-        if isinstance(part, Image.Image | ImageCodes):
-            parts += [ReadImage()] if turn.role == "user" else _written(tools, part)
-        else:
-            parts.append(part)
-    read = turn.pictures if turn.role == "user" else []
-    pictures = tuple(tools.eyes.understood(picture, task.max_pixels) for picture in read)
-    return Said(Message(turn.role, spaced(parts)), pictures)
+def _said(tools: Tools, task: Converse, number: int, asked: Size | None) -> Said:
+    """The `number`-th turn; `asked` is the size of a picture that answers the last one.
+
+    A turn that a picture alone answers, now or before, is put into the prompts of the training.
+    """
+    turn, later = task.messages[number], task.messages[number + 1 :]
+    if turn.role == "assistant":
+        parts = [p for part in turn.parts for p in (_written(tools, part) if _is_picture(part) else (part,))]
+        return Said(Message("assistant", tuple(parts)))
+    size = _size_of_answer(tools, later[0]) if later else asked
+    if size is not None and turn.words:
+        seen = any(_is_picture(part) for earlier in task.messages[: number + 1] for part in earlier.parts)
+        return _picture_asked(tools, turn, size, seen, task.as_is)
+    pictures = tuple(tools.eyes.understood(picture, task.max_pixels) for picture in turn.pictures)
+    return Said(Message("user", spaced(_read(turn))), pictures)
 
 
-def _written(tools: Tools, picture: Image.Image | ImageCodes) -> tuple[Part, ...]:
+def _picture_asked(tools: Tools, turn: Turn, size: Size, seen: bool, as_is: bool) -> Said:
+    """A turn that asks for a picture: an edit where one was `seen`, text-to-image otherwise."""
+    sizes, pictures = _framed(tools, turn.pictures, size)
+    if as_is:
+        return Said(Message("user", spaced(_read(turn))), pictures)
+    return Said(edit_image(turn.words, *sizes) if seen else text_to_image(turn.words, size), pictures)
+
+
+def _size_of_answer(tools: Tools, turn: Turn) -> Size | None:
+    """The size of the picture that alone is an answer, or None."""
+    if len(turn.parts) != 1 or not _is_picture(turn.parts[0]):
+        return None
+    (picture,) = turn.parts
+    if isinstance(picture, ImageCodes):
+        return picture.height, picture.width
+    return nearest_size(upright_size(turn.pictures[0]), tools.generation.sizes)
+
+
+def _written(tools: Tools, picture: Any) -> tuple[Part, ...]:
     codes = picture if isinstance(picture, ImageCodes) else tools.codes_of(picture)
     wanted = tools.grid((codes.height, codes.width)).levels
     if (given := tuple(tuple(level.shape) for level in codes.levels)) != wanted:
@@ -114,23 +139,12 @@ def _written(tools: Tools, picture: Image.Image | ImageCodes) -> tuple[Part, ...
     return written_image(codes).parts
 
 
-def _picture_asked(tools: Tools, task: Converse, turn: Turn, size: Size) -> Said:
-    """The turn that asks for a picture: pictures to change behind their size tags, then the words."""
-    sizes, pictures = _framed(tools, turn.pictures, size)
-    if task.as_is:
-        left = iter(sizes)
-        parts: list[Part] = []
-        for part in turn.parts:
-            if isinstance(part, Image.Image):
-                parts += [SizeTag(*next(left)), ReadImage()]
-            else:
-                parts.append(part)
-        return Said(Message("user", spaced(parts)), pictures)
-    if not turn.words:
-        raise InputError("the prompt is empty")
-    if any(isinstance(part, Image.Image | ImageCodes) for earlier in task.messages for part in earlier.parts):
-        return Said(edit_image(turn.words, *sizes), pictures)
-    return Said(text_to_image(turn.words, size))
+def _read(turn: Turn) -> list[Part]:
+    return [ReadImage() if isinstance(part, Image.Image) else part for part in turn.parts]
+
+
+def _is_picture(part: object) -> bool:
+    return isinstance(part, Image.Image | ImageCodes)
 
 
 def _framed(tools: Tools, shown: Sequence[Image.Image], size: Size) -> tuple[list[Size], tuple[Segment, ...]]:
