@@ -25,8 +25,10 @@ ALLOWED = {
     "partials": {"decoding", "data"},
     "outcome": {"tasks", "engine", "data"},
     "drafts": {"outcome", "partials", "decoding", "tasks", "engine"},
-    "pipeline": {"drafts", "outcome", "decoding", "tasks", "engine", "evaluation", "data", "model", "ops"},
+    "seeds": {"engine", "data"},
+    "pipeline": {"seeds", "drafts", "outcome", "decoding", "tasks", "engine", "evaluation", "data", "model", "ops"},
     "jobs": {"pipeline", "outcome", "tasks", "engine", "data", "model", "ops"},
+    "huggingface": {"pipeline", "seeds", "decoding", "tasks", "engine", "data", "model", "ops"},
     "commands": None,
     "cli": None,
 }
