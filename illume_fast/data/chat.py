@@ -29,18 +29,27 @@ class ReadImage:
 
 @dataclass(frozen=True)
 class SizeTag:
-    """`<height_H><width_W>`, in pixels."""
+    """`<height_H><width_W>`, in pixels, behind the words `lead`; a vocabulary without size tags has neither."""
 
     height: int
     width: int
+    lead: str = ""
 
 
-Part = str | ReadImage | SizeTag | ImageCodes
+@dataclass(frozen=True)
+class Written:
+    """Words that the model wrote: their ids come back as they were, however else the text could be cut up."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+Part = str | ReadImage | SizeTag | ImageCodes | Written
 
 
 @dataclass(frozen=True)
 class Message:
-    """What one side says: words, pictures read, pictures written, size tags."""
+    """What one side says: words, pictures read, words and pictures written, size tags."""
 
     role: str
     parts: tuple[Part, ...]
@@ -51,13 +60,10 @@ class Message:
 
 
 class Chat:
-    """Turns messages into ids for one tokenizer, vocabulary and chat template.
-
-    A vocabulary without size tags (ILLUME's) has none written: prompts leave the size out.
-    """
+    """Turns messages into ids for one tokenizer, vocabulary and chat template."""
 
     def __init__(
-        self, text: TextTokenizer, vocab: VocabConfig, template: ChatTemplate = QWEN2, system: str | None = None
+        self, text: TextTokenizer, vocab: VocabConfig, system: str | None = None, template: ChatTemplate = QWEN2
     ) -> None:
         named = {"pad": text.pad, "im_start": text.im_start, "im_end": text.im_end}
         for name, found in named.items():
@@ -109,11 +115,11 @@ class Chat:
 
     def generate(self, caption: str, size: Size) -> list[int]:
         """Prompt of text-to-image; the size tag is already written after it."""
-        return self._prompt(text_to_image(caption, self._told(size)).parts, [SizeTag(*size)])
+        return self._prompt(text_to_image(caption, size).parts, [SizeTag(*size)])
 
     def generate_anything(self, size: Size) -> list[int]:
         """Text-to-image without a caption: the unconditional branch of guidance."""
-        return self._prompt(random_image(self._told(size)).parts, [SizeTag(*size)])
+        return self._prompt(random_image(size).parts, [SizeTag(*size)])
 
     def edit(self, instruction: str, size: Size) -> list[int]:
         """Prompt of editing one read picture."""
@@ -130,12 +136,11 @@ class Chat:
         if isinstance(part, ReadImage):
             return [IMAGE_PLACEHOLDER]
         if isinstance(part, SizeTag):
-            return self.vocab.size_tag(part.height, part.width) if self.vocab.tag_pixels else []
+            return self.vocab.size_tag(part.height, part.width)
+        if isinstance(part, Written):
+            return list(part.ids)
         assert isinstance(part, ImageCodes)
         return encode_image(part, self.vocab).tolist()
-
-    def _told(self, size: Size) -> Size | None:
-        return size if self.vocab.tag_pixels else None
 
     def _prompt(self, parts: Sequence[Part], continuation: Sequence[Part]) -> list[int]:
         return self.encode([Message("user", tuple(parts))], continuation)[0]
@@ -153,6 +158,10 @@ class _Script:
 
     def say(self, parts: Sequence[Part | Control], learnt: bool = False) -> None:
         for part in parts:
+            if isinstance(part, SizeTag):
+                if not self.chat.vocab.tag_pixels:
+                    continue
+                self.say([part.lead] if part.lead else [], learnt)
             if not isinstance(part, str):
                 self.close()
                 self._write(self.chat.ids_of(part), learnt)
@@ -172,28 +181,32 @@ class _Script:
         self.labels += ids if learnt else [IGNORE_INDEX] * len(ids)
 
 
-def text_to_image(caption: str, size: Size | None) -> Message:
-    """What a user says to have a picture made; `size` is None where the model has one size alone, and no tag for it."""
-    what: tuple[Part, ...] = ("Generate an image",) if size is None else ("Generate an image of ", SizeTag(*size))
-    return Message("user", (*what, f", the content of image is {caption}\n"))
+def text_to_image(caption: str, size: Size) -> Message:
+    """What a user says to have a picture made."""
+    words = f", the content of image is {caption}\n"
+    return Message("user", ("Generate an image", SizeTag(*size, lead=" of "), words))
 
 
-def random_image(size: Size | None) -> Message:
+def random_image(size: Size) -> Message:
     """`text_to_image` without its caption."""
-    what: tuple[Part, ...] = () if size is None else (" of ", SizeTag(*size))
-    return Message("user", ("Generate a random image", *what, "\n"))
+    return Message("user", ("Generate a random image", SizeTag(*size, lead=" of "), "\n"))
 
 
-def edit_image(instruction: str, size: Size) -> Message:
-    """What a user says to have a picture changed."""
-    words = f"\nPlease edit the image according to the instruction: {instruction}\n"
-    return Message("user", (SizeTag(*size), ReadImage(), words))
+def edit_image(instruction: str, *sizes: Size) -> Message:
+    """What a user says to have pictures of these sizes changed; without sizes, one that was spoken of before."""
+    lead = "\n" if sizes else ""
+    words = f"{lead}Please edit the image according to the instruction: {instruction}\n"
+    return Message("user", (*_sources(sizes), words))
 
 
-def reconstruct_image(size: Size) -> Message:
+def reconstruct_image(*sizes: Size) -> Message:
     """`edit_image` without its instruction."""
     words = "\nReconstruct the image according to the given image\n"
-    return Message("user", (SizeTag(*size), ReadImage(), words))
+    return Message("user", (*_sources(sizes), words))
+
+
+def _sources(sizes: Sequence[Size]) -> list[Part]:
+    return [part for size in sizes for part in (SizeTag(*size), ReadImage())]
 
 
 def written_image(codes: ImageCodes) -> Message:

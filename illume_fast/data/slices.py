@@ -1,7 +1,7 @@
 """Pictures in high resolution, for a model that reads them in squares of one size."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 from torch import Tensor
@@ -36,6 +36,10 @@ class SliceProcessor:
         require_aspect(image)
         rows, columns = slice_grid((image.height, image.width), self.base, self.most)
         return self._scaled(image, (rows * self.base, columns * self.base))
+
+    def within(self, max_pixels: int | None) -> "SliceProcessor":
+        """The same with no more slices than `max_pixels` can hold, but one at least (None: as it is)."""
+        return self if max_pixels is None else replace(self, most=max(1, min(self.most, max_pixels // self.base**2)))
 
     def whole(self, image: Image.Image) -> Tensor:
         """RGB picture -> float32 [1, 3, base, base] in [-1, 1]: one slice, whatever its size."""

@@ -11,6 +11,7 @@ from illume_fast.model.illume import IllumeModel, ReadsPictures
 from illume_fast.model.illume_v1 import IllumeV1Model
 from illume_fast.model.semantic_tokenizer import SemanticTokenizer
 from illume_fast.model.strict import ConfigError
+from illume_fast.model.tensor_files import CheckpointError
 from illume_fast.model.v1_config import IllumeV1CheckpointConfig
 
 AnyConfig = CheckpointConfig | IllumeV1CheckpointConfig
@@ -41,6 +42,13 @@ def parse_config(values: Mapping[str, Any]) -> AnyConfig:
     if name not in KINDS:
         raise ConfigError(f"kind {name!r} of model is not known; allowed are {', '.join(map(repr, KINDS))}")
     return KINDS[name].config.from_dict(values)
+
+
+def illume_plus(config: AnyConfig) -> CheckpointConfig:
+    """The config of an ILLUME+. CheckpointError for another kind, where that alone is served."""
+    if not isinstance(config, CheckpointConfig):
+        raise CheckpointError(f"a model of the kind {config.kind!r}, where 'illume_plus' alone is served")
+    return config
 
 
 def kind_of(config: AnyConfig) -> Kind:

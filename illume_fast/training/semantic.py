@@ -20,11 +20,8 @@ from illume_fast.training.state import write_tensors
 
 LENGTH = 32
 _SPOKEN = (*random_image((64, 64)).parts, *reconstruct_image((64, 64)).parts)
-FIXED_WORDS = [
-    f"system\n{QWEN2.system}",
-    "assistant\n",
-    *(f"user\n{part}" for part in _SPOKEN if isinstance(part, str)),
-]
+_TEXTS = ("Generate a random image of ", *(part for part in _SPOKEN[1:] if isinstance(part, str)))
+FIXED_WORDS = [f"system\n{QWEN2.system}", "assistant\n", *(f"user\n{text}" for text in _TEXTS)]
 
 
 @dataclass(frozen=True, kw_only=True)
