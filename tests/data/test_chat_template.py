@@ -44,7 +44,7 @@ def chat(text) -> Chat:
     vocab = build_vocab(
         text.size, pad=text.pad, im_start=text.im_start, im_end=text.im_end, levels=(64,), tag_pixels=()
     )
-    return Chat(text, vocab, VICUNA)
+    return Chat(text, vocab, template=VICUNA)
 
 
 @pytest.fixture(scope="module")
