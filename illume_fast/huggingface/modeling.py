@@ -110,8 +110,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
         """
         if self.tokenizer is None:
             raise ValueError("this model came without a tokenizer; set model.tokenizer to the path of a tokenizer.json")
-        # a model that only writes words has none
-        return Checkpoint(self.checkpoint_config, self.core, self.vision_tokenizer, self.tokenizer)  # type: ignore[arg-type]
+        return Checkpoint(self.checkpoint_config, self.core, self.vision_tokenizer, self.tokenizer)
 
     def forward(
         self,
