@@ -128,10 +128,10 @@ def describe(folder: Path, values: dict[str, Any], tokenizer_json: str) -> Path:
     return folder
 
 
-def write_tiny_official(folder: Path) -> Path:
-    """A whole published folder with few random weights in bfloat16."""
+def write_tiny_official(folder: Path, unused_rows: int = 9, **changes: Any) -> Path:
+    """A whole published folder with few random weights in bfloat16; `changes` are of its config."""
     text = TextTokenizer.train(WORDS * 3, 300)
-    values = official_values(text.size, text.size + len(image_tokens(0)) + 9)
+    values = official_values(text.size, text.size + len(image_tokens(0)) + unused_rows, **changes)
     describe(folder, values, with_image_tokens(text.to_json(), text.size))
     model, _ = build(read_config(folder))
     write_shards(folder, random_like(model.state_dict()), 3)
