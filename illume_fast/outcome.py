@@ -64,7 +64,7 @@ class Done:
 
     @property
     def turn(self) -> Turn:
-        """The answer as the assistant's turn, to go on from. InputError where it is empty."""
+        """The answer as the assistant's turn, to go on from."""
         return Turn.assistant(*(part.codes if isinstance(part, Drawn) else part for part in self.answer))
 
     def save(self, folder: Path | str, name: str = "picture") -> list[Path]:

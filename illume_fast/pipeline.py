@@ -50,12 +50,14 @@ class IllumePipeline:
         device: torch.device | str = "cpu",
         engine: EngineConfig | None = None,
         quantize: str | None = None,
+        vision_tokenizer: str | Path | None = None,
     ) -> Self:
         """Load "demo" or the folder of a checkpoint; `dtype` is the language model's. CheckpointError if it is bad.
 
+        A published language model draws with the `vision_tokenizer` of that folder; without one it reads and answers.
         `quantize="int8"` keeps the weights of the decoder's layers in 8 bits, by torchao (see `model.quantized`).
         """
-        checkpoint = load_checkpoint(name, dtype, device)
+        checkpoint = load_checkpoint(name, dtype, device, vision_tokenizer=vision_tokenizer)
         prepare(checkpoint.model, quantize)
         return cls(checkpoint, engine)
 

@@ -13,9 +13,10 @@ from illume_fast.decoding import Decoded, DecodingQueue
 from illume_fast.drafts import Drafts
 from illume_fast.engine import Engine, Request, Result
 from illume_fast.engine.request import OnStep
+from illume_fast.model.vision_folder import require_vision_tokenizer
 from illume_fast.outcome import Done, Drawn, undecodable
 from illume_fast.records import record_of
-from illume_fast.tasks import Answer, Task, Tasks, Wanted
+from illume_fast.tasks import Answer, Draw, Task, Tasks, Wanted
 
 
 @dataclass(eq=False)
@@ -78,6 +79,8 @@ class Stream:
 
     def _requests_of(self, task: Task) -> Iterator[Request]:
         try:
+            if self._queue is not None and (isinstance(task, Draw) or getattr(task, "answer", "text") != "text"):
+                require_vision_tokenizer(self._tasks.checkpoint.vision_tokenizer)
             requests = self._tasks.requests(task)
         except Exception as error:
             # a tokenizer or an encoder that breaks on a task is that task's trouble; a lack of memory everybody's

@@ -300,5 +300,6 @@ def test_turns_hold_what_their_side_can_say():
         Turn.user(codes)
     with pytest.raises(InputError, match="a turn holds texts, PIL pictures and codes, got int"):
         Turn.user(3)
-    with pytest.raises(InputError, match="a turn of the assistant is empty"):
-        Turn.assistant()
+    with pytest.raises(InputError, match="a turn of the user is empty"):
+        Turn.user(" ")
+    assert Turn.assistant().words == ""

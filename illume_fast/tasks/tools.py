@@ -12,6 +12,7 @@ from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import ImageGrid, Size, image_grid, nearest_size
 from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.model.checkpoint import Checkpoint
+from illume_fast.model.vision_folder import require_vision_tokenizer
 from illume_fast.tasks.eyes import Eyes
 from illume_fast.tasks.plans import picture_plan
 
@@ -39,6 +40,6 @@ class Tools:
         """A picture as the model would have written it: in the nearest of its sizes, on white, as codes."""
         image = upright(picture)
         size = nearest_size((image.height, image.width), self.generation.sizes)
-        tokenizer = self.checkpoint.vision_tokenizer
+        tokenizer = require_vision_tokenizer(self.checkpoint.vision_tokenizer)
         pixels = to_tensor(pad_to(image, size)).to(next(tokenizer.parameters()))
         return ImageCodes(*size, tuple(level[0].cpu() for level in tokenizer.encode(pixels)))
