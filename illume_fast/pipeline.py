@@ -20,6 +20,7 @@ from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
 from illume_fast.model.quantized import prepare
 from illume_fast.outcome import Done, Draft, Drawn, OnDraft, PipelineOutput
 from illume_fast.records import with_size
+from illume_fast.seeds import Generators, Seeds, drawn_seed, seed_of_each
 from illume_fast.stream import Stream
 from illume_fast.tasks import Ask, Converse, Draw, Task, Tasks
 
@@ -81,8 +82,8 @@ class IllumePipeline:
         top_k: int | None = None,
         top_p: float | None = None,
         num_images_per_prompt: int = 1,
-        seed: int | Sequence[int] | None = None,
-        generator: torch.Generator | None = None,
+        seed: Seeds = None,
+        generator: Generators = None,
         output_type: OutputType = "pil",
         callback_on_step_end: StepCallback | None = None,
         on_partial: OnDraft | None = None,
@@ -91,8 +92,9 @@ class IllumePipeline:
         """Draw pictures of prompts or, with `image`, edit it as the prompts say.
 
         What is None is the model's default. One seed serves every prompt, several go one to a prompt; without a seed
-        one is drawn from `generator` or from torch's global generator. `callback_on_step_end(pipeline, step, timestep,
-        {"progress": Progress})` is called after each step of the engine; `timestep` counts unfinished pictures.
+        one is drawn from `generator` or from torch's global generator. A list of generators has one for each picture.
+        `callback_on_step_end(pipeline, step, timestep, {"progress": Progress})` is called after each step of the
+        engine; `timestep` counts unfinished pictures.
         Guidance leads away from `negative_prompt` (one for all prompts, or one each), or from no prompt at all, at the
         steps of a picture's tokens from `guidance_from` until before `guidance_until` (None: to the end).
         `on_partial(Draft)` shows pictures while they are drawn, as in `generate_stream`.
@@ -114,8 +116,7 @@ class IllumePipeline:
             raise InputError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt}")
         if output_type not in ("pil", "pt", "codes"):
             raise InputError(f"output_type {output_type!r} is not known; allowed are 'pil', 'pt', 'codes'")
-        if seed is None:
-            seed = int(torch.randint(2**53, (), generator=generator))
+        runs = _runs(seed, generator, len(prompts), num_images_per_prompt)
         tasks = [
             Draw(
                 prompt=words,
@@ -129,14 +130,13 @@ class IllumePipeline:
                 top_k=top_k,
                 top_p=top_p,
                 seed=start,
-                samples=range(num_images_per_prompt),
-                tag=number,
+                samples=samples,
+                tag=(number, place),
             )
-            for number, (words, source, away, start) in enumerate(
-                zip(prompts, images, negatives, _one_each("seed", seed, len(prompts), int), strict=True)
-            )
+            for number, (words, source, away, mine) in enumerate(zip(prompts, images, negatives, runs, strict=True))
+            for place, (start, samples) in enumerate(mine)
         ]
-        total = len(tasks) * num_images_per_prompt
+        total = len(prompts) * num_images_per_prompt
 
         def on_step(progress: Progress) -> None:
             if callback_on_step_end is not None:
@@ -240,6 +240,15 @@ def _output(done: Sequence[Done], kind: OutputType) -> Any:
     if kind == "codes":
         return [d.codes for d in done]
     return torch.stack([d.pixels for d in done if d.pixels is not None]).float() / 255
+
+
+def _runs(seed: Seeds, generator: Generators, prompts: int, count: int) -> list[list[tuple[int, Sequence[int]]]]:
+    """For each prompt the seeds to draw with, and which samples of each."""
+    if generator is None or isinstance(generator, torch.Generator):
+        start = drawn_seed(generator) if seed is None else seed
+        return [[(one, range(count))] for one in _one_each("seed", start, prompts, int)]
+    own = seed_of_each(list(generator), prompts, count)
+    return [[(one, (0,)) for one in own[i * count :][:count]] for i in range(prompts)]
 
 
 def _one_each(name: str, value: Any, count: int, kind: type) -> list[Any]:

@@ -16,7 +16,7 @@ from illume_fast.engine.request import OnStep
 from illume_fast.model.vision_folder import require_vision_tokenizer
 from illume_fast.outcome import Done, Drawn, undecodable
 from illume_fast.records import record_of
-from illume_fast.tasks import Answer, Draw, Task, Tasks, Wanted
+from illume_fast.tasks import Answer, Task, Tasks, Wanted
 
 
 @dataclass(eq=False)
@@ -79,7 +79,7 @@ class Stream:
 
     def _requests_of(self, task: Task) -> Iterator[Request]:
         try:
-            if self._queue is not None and (isinstance(task, Draw) or getattr(task, "answer", "text") != "text"):
+            if self._queue is not None and task.draws:
                 require_vision_tokenizer(self._tasks.checkpoint.vision_tokenizer)
             requests = self._tasks.requests(task)
         except Exception as error:

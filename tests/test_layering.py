@@ -28,11 +28,13 @@ ALLOWED = {
     "drafts": {"outcome", "partials", "decoding", "tasks", "engine", "data"},
     "stream": {"drafts", "records", "outcome", "decoding", "tasks", "engine", "data", "model"},
     "pipeline": {
-        *("stream", "drafts", "records", "outcome", "decoding", "tasks"),
+        *("seeds", "stream", "drafts", "records", "outcome", "decoding", "tasks"),
         *("engine", "evaluation", "data", "model", "ops"),
     },
+    "seeds": {"engine", "data"},
     "convert": {"data", "model"},
     "jobs": {"pipeline", "outcome", "tasks", "engine", "data", "model", "ops"},
+    "huggingface": {"pipeline", "seeds", "decoding", "tasks", "engine", "data", "model", "ops"},
     "commands": None,
     "cli": None,
 }

@@ -8,6 +8,7 @@ from illume_fast.model.strict import Config, ConfigError
 from illume_fast.model.vision_config import DualViTokConfig
 
 FORMAT = 1
+MODEL_TYPE = "illume_fast"
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,14 @@ class CheckpointConfig(Config):
     model: IllumeModelConfig
     vision_tokenizer: DualViTokConfig
     generation: GenerationConfig
+    model_type: str = MODEL_TYPE
     fingerprint: str = ""
     format: int = FORMAT
     has_vision_tokenizer: bool = True
 
     def __post_init__(self) -> None:
+        if self.model_type != MODEL_TYPE:
+            raise ConfigError(f"CheckpointConfig.model_type: {self.model_type!r} is not known; only {MODEL_TYPE!r} is")
         if self.format != FORMAT:
             raise ConfigError(f"CheckpointConfig.format: {self.format} is not known; this version reads {FORMAT}")
         vocab, tokenizer = self.model.vocab, self.vision_tokenizer

@@ -48,6 +48,11 @@ class Draw:
         """Whether it is an edit, which has guidance of its own."""
         return self.image is not None
 
+    @property
+    def draws(self) -> bool:
+        """Whether pictures may come of it."""
+        return True
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Ask:
@@ -70,6 +75,11 @@ class Ask:
     @property
     def source(self) -> None:
         """No answer in words is an edit."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures may come of it."""
+        return False
 
 
 AnswerKind = Literal["text", "image", "interleaved"]
@@ -130,6 +140,11 @@ class Converse:
         """The picture whose size the answer has in the end."""
         wanted = self.answer == "image" and self.restore
         return next(iter(self.messages[-1].pictures), None) if wanted else None
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures may come of it."""
+        return self.answer != "text"
 
 
 Task = Draw | Ask | Converse
