@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.api.registry import register_model
 from tqdm import tqdm
@@ -124,11 +124,11 @@ class IllumeFast(lmms):
 
         return play(games, answer)
 
-    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """The loss of each request's answer (mean cross entropy, lower is likelier), and whether it is the greedy one.
 
         The loss and not the log probability, because lmms-eval takes the answer with the least (as its own models
-        return it).
+        return it). Each pair is wrapped, because the evaluator of 0.7.3 makes a text of a bare one.
         """
         asked: list[tuple[Ask, str]] = []
         for request in requests:
@@ -140,7 +140,7 @@ class IllumeFast(lmms):
             pictures = pictures_of(None if doc_to_visual is None else doc_to_visual(document), name)
             words = without_marks(context, len(pictures), name)
             asked.append((Ask(prompt=words, images=pictures, max_new_tokens=1, id=name), answer))
-        return losses(self.pipeline, asked, self.batch_size)
+        return [GenerationResult(text=pair) for pair in losses(self.pipeline, asked, self.batch_size)]
 
     def _question(self, request: Instance, repeat: int) -> Question:
         context, kwargs, doc_to_visual, *place = request.args

@@ -61,10 +61,9 @@ def without_marks(words: str, pictures: int, origin: str) -> str:
         return words
     if marks != pictures:
         raise InputError(f"{origin}: {marks} marks {IMAGE_MARK} for {pictures} pictures")
-    rest = words.replace(IMAGE_MARK, "", marks)
-    if words.rindex(IMAGE_MARK) > len(words) - len(rest.lstrip()):
+    if words[: words.rindex(IMAGE_MARK)].replace(IMAGE_MARK, "").strip():
         raise InputError(f"{origin}: {IMAGE_MARK} stands within the words; pictures can only stand before them")
-    return rest.strip()
+    return words.replace(IMAGE_MARK, "").strip()
 
 
 def seed_of(base: int, name: str, repeat: int) -> int:
