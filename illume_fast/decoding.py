@@ -14,6 +14,7 @@ from illume_fast.data.sizes import Size
 from illume_fast.model.cpu_decoder import CpuDecoder
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.movqgan import to_uint8
+from illume_fast.model.vision_folder import require_vision_tokenizer
 
 _GROUP_PIXELS = 2**20
 _MOST_TOGETHER = 16
@@ -47,7 +48,7 @@ class PictureDecoder:
     accelerator it is about a million pixels, on a stream of its own, so that a step of the engine need not wait for it.
     """
 
-    def __init__(self, tokenizer: DualViTok, device: torch.device) -> None:
+    def __init__(self, tokenizer: DualViTok | None, device: torch.device) -> None:
         self.device = device
         self._tokenizer = tokenizer
         self._on_cpu = device.type == "cpu"
@@ -55,6 +56,11 @@ class PictureDecoder:
         # made at the first picture: a pipeline that only answers needs neither
         self._codebooks: tuple[Tensor, Tensor] | None = None
         self._cpu_decoder: CpuDecoder | None = None
+
+    @property
+    def tokenizer(self) -> DualViTok:
+        """The vision tokenizer. CheckpointError, saying what to give, where the model was loaded without one."""
+        return require_vision_tokenizer(self._tokenizer)
 
     def together(self, size: Size) -> int:
         """Pictures of `size` in a group."""
@@ -99,16 +105,16 @@ class PictureDecoder:
     def codebooks(self) -> tuple[Tensor, Tensor]:
         """Vectors of all semantic and of all pixel codes, float32 [K, z] each."""
         if self._codebooks is None:
-            quantizers = self._tokenizer.semantic_quantizer, self._tokenizer.pixel_quantizer
+            quantizers = self.tokenizer.semantic_quantizer, self.tokenizer.pixel_quantizer
             self._codebooks = quantizers[0].codebook.detach(), quantizers[1].codebook.detach()
         return self._codebooks
 
     def _pixels(self, semantic: Tensor, pixel: Tensor) -> Tensor:
         maps = semantic.movedim(-1, 1), pixel.movedim(-1, 1)
         if not self._on_cpu:
-            return to_uint8(self._tokenizer.decode(*maps))
+            return to_uint8(self.tokenizer.decode(*maps))
         if self._cpu_decoder is None:
-            self._cpu_decoder = CpuDecoder(self._tokenizer)
+            self._cpu_decoder = CpuDecoder(self.tokenizer)
         return to_uint8(self._cpu_decoder(*maps))
 
 

@@ -20,6 +20,7 @@ from illume_fast.engine import EngineConfig, sample_seed
 from illume_fast.jobs.config import JobConfig, option
 from illume_fast.jobs.ledger import Record
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
+from illume_fast.model.vision_folder import require_vision_tokenizer
 from illume_fast.ops.dispatch import Backend, use_backend
 from illume_fast.pipeline import Ask, IllumePipeline
 
@@ -51,7 +52,11 @@ class Painter:
         self.edit_guidance = generation.edit_guidance if generation.has_unconditional else 1.0
 
     def check(self, config: JobConfig) -> None:
-        """Raise InputError for a size that the model does not draw, or guidance that it cannot follow."""
+        """Raise InputError for a size that the model does not draw, or guidance that it cannot follow.
+
+        CheckpointError where the model was loaded without the vision tokenizer that drawing needs.
+        """
+        require_vision_tokenizer(self.pipeline.checkpoint.vision_tokenizer)
         if config.size is not None:
             self.check_size(parse_size(config.size), "--size")
         if config.guidance not in (None, 1.0) and not self.has_unconditional:

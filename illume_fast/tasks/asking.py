@@ -2,19 +2,17 @@
 
 from illume_fast.data.errors import InputError
 from illume_fast.engine import Plan, Request, SamplingParams
-from illume_fast.tasks.asked import Ask, Wanted, name_of
-from illume_fast.tasks.checks import require_words, sampling_set
+from illume_fast.tasks.asked import Ask, name_of
+from illume_fast.tasks.checks import sampling_set
 from illume_fast.tasks.plans import segments
 from illume_fast.tasks.tools import Tools
+from illume_fast.tasks.wanted import Wanted
 
 
 def asked(tools: Tools, task: Ask) -> Request:
     """The request of an answer in words."""
-    require_words(task.prompt)
     most = tools.generation.max_answer if task.max_new_tokens is None else task.max_new_tokens
-    if most < 1:
-        raise InputError(f"max_new_tokens must be at least 1, got {most}")
-    pictures = [tools.eyes.understood(image) for image in task.images]
+    pictures = [tools.eyes.understood(image, task.max_pixels) for image in task.images]
     try:
         sampling = SamplingParams((sampling_set(task, tools.generation.text),))
     except ValueError as error:

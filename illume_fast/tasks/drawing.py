@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from illume_fast.data.errors import InputError
+from illume_fast.data.picture import upright_size
 from illume_fast.data.sizes import ImageGrid, nearest_size
 from illume_fast.engine import Request, SamplingParams, Segment, sample_seed
-from illume_fast.tasks.asked import Draw, Wanted, name_of
-from illume_fast.tasks.checks import check_stretch, guidance_of, require_words, sampling_set
+from illume_fast.tasks.asked import Draw, name_of
+from illume_fast.tasks.checks import check_stretch, guidance_of, sampling_set
 from illume_fast.tasks.plans import segments
 from illume_fast.tasks.tools import Tools
+from illume_fast.tasks.wanted import Wanted
 
 
 def drawn(tools: Tools, task: Draw) -> list[Request]:
     """A request for each sample of a picture from a prompt."""
-    require_words(task.prompt)
     grid = tools.grid(task.size)
     size = grid.height, grid.width
     guidance = guidance_of(task, tools.generation, tools.generation.guidance)
@@ -25,10 +26,8 @@ def drawn(tools: Tools, task: Draw) -> list[Request]:
 
 def edited(tools: Tools, task: Draw) -> list[Request]:
     """A request for each sample of an edit of `task.image`."""
-    require_words(task.prompt)
     assert task.image is not None
-    source = task.image.height, task.image.width
-    grid = tools.grid(task.size or nearest_size(source, tools.generation.sizes))
+    grid = tools.grid(task.size or nearest_size(upright_size(task.image), tools.generation.sizes))
     size = grid.height, grid.width
     guidance = guidance_of(task, tools.generation, tools.generation.edit_guidance)
     picture = tools.eyes.framed(task.image, size)

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections import OrderedDict
+from dataclasses import replace
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from illume_fast.data.errors import InputError
 from illume_fast.data.image import ImageProcessor, pad_to
-from illume_fast.data.picture import on_white
+from illume_fast.data.picture import upright
 from illume_fast.data.sizes import Size
 from illume_fast.engine import Segment
 from illume_fast.model.checkpoint import Checkpoint
@@ -26,17 +26,22 @@ class Eyes:
         self._processor = ImageProcessor(tower.factor, tower.min_pixels, tower.max_pixels)
         self._read: OrderedDict[str, Segment] = OrderedDict()
 
-    def understood(self, image: Image.Image) -> Segment:
-        """A picture to be talked about: its own size within the tower's bounds, or the one size the model knows."""
+    def understood(self, image: Image.Image, max_pixels: int | None = None) -> Segment:
+        """A picture to be talked about: its own size within the tower's bounds, or the one size the model knows.
+
+        `max_pixels` is another upper bound of its area.
+        """
         generation = self._checkpoint.config.generation
-        picture = _rgb(image)
+        picture, processor = upright(image), self._processor
         if len(generation.sizes) == 1:
             picture = pad_to(picture, generation.size)
-        return self._segment(self._processor(picture))
+        if max_pixels is not None:
+            processor = replace(processor, max_pixels=max_pixels)
+        return self._segment(processor(picture))
 
     def framed(self, image: Image.Image, size: Size) -> Segment:
         """A picture to be changed: fitted into `size`, which the model draws, on white."""
-        return self._segment(self._processor(pad_to(_rgb(image), size)))
+        return self._segment(self._processor(pad_to(upright(image), size)))
 
     @torch.no_grad()
     def _segment(self, pixels: Tensor) -> Segment:
@@ -53,14 +58,3 @@ class Eyes:
         if len(self._read) > _PICTURES_KEPT:
             self._read.popitem(last=False)
         return segment
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """The picture as RGB on white. InputError when its file turns out to be damaged."""
-    try:
-        return on_white(image)
-    # Pillow reads files late, and its decoders raise any of these
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
-        raise InputError(
-            f"the picture cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
-        ) from None

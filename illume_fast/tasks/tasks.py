@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
-from illume_fast.data.errors import InputError
 from illume_fast.data.sequence import ImageCodes, PartialCodes, decode_image, partial_codes
 from illume_fast.data.sizes import ImageGrid
 from illume_fast.engine import Request
-from illume_fast.tasks.asked import Ask, Task
+from illume_fast.tasks.answer import Answer
+from illume_fast.tasks.asked import Ask, Converse, Task
 from illume_fast.tasks.asking import asked
+from illume_fast.tasks.checks import check
 from illume_fast.tasks.drawing import drawn, edited
 from illume_fast.tasks.tools import Tools
 
@@ -16,11 +17,18 @@ class Tasks(Tools):
     """Turns tasks into engine requests for one checkpoint, and drawn ids into codes and words."""
 
     def requests(self, task: Task) -> list[Request]:
-        """One request a sample. InputError, in one line, for what this model cannot do."""
-        if not 0 <= task.seed < 2**63:
-            raise InputError(f"seed must lie in [0, 2**63), got {task.seed}")
+        """One request a sample; of a conversation's answer the first one (see `tasks.answer`).
+
+        Raises:
+            InputError: in one line, for what this model cannot do.
+        """
+        check(task)
         if isinstance(task, Ask):
             return [asked(self, task)]
+        if isinstance(task, Converse):
+            request = Answer(self, task).request
+            assert request is not None
+            return [request]
         return edited(self, task) if task.image is not None else drawn(self, task)
 
     def codes(self, ids: Tensor, grid: ImageGrid) -> ImageCodes:
