@@ -110,6 +110,7 @@ def test_sampling_is_what_transformers_makes_of_it():
         ({"num_beams": 5}, "num_beams=5 is not supported; allowed is None or 1"),
         ({"repetition_penalty": 1.2}, "repetition_penalty=1.2 is not supported"),
         ({"bagel_interleaved": {}}, "'bagel_interleaved' is not known; known are until"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         ({"until": 3}, "until must be a text or a list of texts, got 3"),
         ({"until": ["a", 3]}, "until must be a text or a list of texts"),
     ],

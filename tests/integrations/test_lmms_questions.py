@@ -13,7 +13,7 @@ from tiny_pipeline import tiny_pipeline
 
 from illume_fast.data.errors import InputError
 from illume_fast.engine import EngineConfig
-from illume_fast.integrations.lmms_eval.questions import Question, answers, room_after, seed_of, without_marks
+from illume_fast.integrations.lmms_eval.questions import Question, answers, room_after, seed_of
 from illume_fast.integrations.lmms_eval.rounds import Game, play
 from illume_fast.integrations.lmms_eval.scoring import losses
 from illume_fast.integrations.lmms_eval.visuals import pictures_of
@@ -93,13 +93,28 @@ def test_what_fails_is_handed_over_and_the_others_are_answered(pipe):
         answers(pipe, makers([bad]), fail)
 
 
-def test_marks_before_the_words_stand_for_the_pictures():
-    assert without_marks("what is it", 2, "x") == "what is it"
-    assert without_marks("<image>\n<image> which is red?", 2, "x") == "which is red?"
-    with pytest.raises(InputError, match="within the words"):
-        without_marks("is <image> red?", 1, "x")
-    with pytest.raises(InputError, match="1 marks <image> for 0 pictures"):
-        without_marks("<image> red?", 0, "x")
+def test_pictures_stand_where_their_marks_do(pipe):
+    first, second = noise(0), noise(1)
+    plain = Question(id="x", words="which is red?", pictures=[first, second]).task(pipe)
+    leading = Question(id="x", words=" <image>\n<image> which is red?", pictures=[first, second]).task(pipe)
+    assert [task.prompt for task in (plain, leading)] == ["which is red?"] * 2
+    within = Question(id="x", words="is <image> redder than <image>?", pictures=[first, second]).task(pipe)
+    assert within.messages[0].parts == ("is ", first, " redder than ", second, "?")
+    prompts = [tuple(map(len, pipe.tasks.requests(task)[0].prompt)) for task in (plain, leading, within)]
+    assert prompts[0] == prompts[1] != prompts[2]
+    assert sum(prompts[2]) - sum(prompts[0]) < 20
+    # without pictures they are words
+    assert Question(id="x", words="what does <image> do?").task(pipe).prompt == "what does <image> do?"
+    with pytest.raises(InputError, match="x: 1 marks <image> for 2 pictures"):
+        Question(id="x", words="<image> red?", pictures=[first, second]).task(pipe)
+
+
+def test_large_pictures_are_scaled_down_to_the_bound_given(pipe):
+    def length(bound):
+        task = Question(id="x", words="what is this", pictures=[noise(0, (128, 128))], max_pixels=bound).task(pipe)
+        return sum(map(len, pipe.tasks.requests(task)[0].prompt))
+
+    assert length(32 * 32) < length(None)
 
 
 def test_seeds_depend_on_name_and_repeat_alone():

@@ -82,6 +82,20 @@ def test_the_answer_is_that_to_the_question_with_its_picture(pipe, tmp_path):
         assert note["generated_images"] == [str(tmp_path / "generated_images" / "task" / f"{name}_gen.png")]
 
 
+def test_several_pictures_are_edited_together_and_shown_with_the_drawing(pipe, tmp_path):
+    shown = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (32, 32, 3), dtype=np.uint8)) for n in (1, 2)]
+    thinker = Thinker(pipe, Arguments(output_dir=str(tmp_path), stage2_max_new_tokens=6))
+    marked = "[GEN_PROMPT]join <image> and <image>[/GEN_PROMPT][QUESTION]is <image> like <image>?[/QUESTION]"
+    found = thinker.answers(ready(thought("1", marked, *shown), thought("2", "which?", *shown)), fail)
+    assert all(found)
+    task = thinker._draw(thought("1", marked, *shown))
+    assert task.messages[0].parts == (*shown, "join  and")
+    drawing = Image.new("RGB", (32, 32))
+    asked = thinker._asked(thought("1", marked, *shown), drawing).task(pipe)
+    assert asked.messages[0].parts == ("is ", shown[0], " like ", shown[1], "?\n", drawing)
+    assert thinker._asked(thought("2", "<image><image>which?", *shown), drawing).task(pipe).prompt == "which?"
+
+
 def test_size_and_guidance_are_taken(pipe, tmp_path):
     sized = Thinker(pipe, Arguments(output_dir=str(tmp_path), stage1_size="32x64", stage1_guidance=3.0))
     sized.answers(ready(thought("1", "what is this")), fail)
@@ -92,20 +106,18 @@ def test_size_and_guidance_are_taken(pipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given,pictures,message",
+    "given,message",
     [
-        ({"stage1_max_new_tokens": 5}, 0, "stage1_max_new_tokens=5: a picture of 32x32 has"),
-        ({"enable_image_decoding": False}, 0, "enable_image_decoding=False forbids it"),
-        ({}, 2, "9: shows 2 pictures; one can be edited to think with"),
+        ({"stage1_max_new_tokens": 5}, "stage1_max_new_tokens=5: a picture of 32x32 has"),
+        ({"enable_image_decoding": False}, "enable_image_decoding=False forbids it"),
     ],
 )
-def test_what_cannot_be_thought_about_fails_alone(pipe, tmp_path, given, pictures, message):
+def test_what_cannot_be_thought_about_fails_alone(pipe, tmp_path, given, message):
     thinker = Thinker(pipe, Arguments(output_dir=str(tmp_path), **given))
-    shown = [Image.new("RGB", (32, 32))] * pictures
     with pytest.raises(InputError) as error:
-        thinker.answers(ready(thought("9", MARKED, *shown)), fail)
+        thinker.answers(ready(thought("9", MARKED)), fail)
     assert message in str(error.value)
     failed, done = [], []
-    assert thinker.answers(ready(thought("9", MARKED, *shown)), failed.append, lambda: done.append(1)) == [""]
+    assert thinker.answers(ready(thought("9", MARKED)), failed.append, lambda: done.append(1)) == [""]
     assert (len(failed), len(done)) == (1, 1)
     assert not list(tmp_path.rglob("*.png"))
