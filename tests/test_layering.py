@@ -15,6 +15,7 @@ ALLOWED = {
     "bench": {"pipeline", "tasks", "integrations", "engine", "data", "model", "ops", "kernels"},
     "model": {"ops", "kernels"},
     "data": {"model", "ops"},
+    "diffusion": {"data", "model", "ops"},
     "engine": {"data", "model", "ops", "kernels"},
     "training": {"data", "model", "ops"},
     "integrations": {"jobs", "pipeline", "tasks", "engine", "ops", "model", "data"},
