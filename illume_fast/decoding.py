@@ -78,7 +78,7 @@ class PictureDecoder:
         Without an event the pixels are there.
         """
         filled = [*codes, *[codes[-1]] * (self.together((codes[0].height, codes[0].width)) - len(codes))]
-        ids = torch.stack([c.semantic for c in filled]), torch.stack([c.pixel for c in filled])
+        ids = [torch.stack(level) for level in zip(*(c.levels for c in filled), strict=True)]
         if self._stream is None:
             vectors = [F.embedding(i.to(self.device), book) for i, book in zip(ids, self.codebooks, strict=True)]
             return self._pixels(*vectors)[: len(codes)].cpu(), None

@@ -24,7 +24,7 @@ from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.engine import Plan, Request, SamplingParams, SamplingSet, Segment, Site, sample_seed
 from illume_fast.model.checkpoint import Checkpoint
 from illume_fast.model.generation_config import SamplingDefaults
-from illume_fast.model.image_block import PIXEL_SLOT, SEMANTIC_SLOT, block_slots
+from illume_fast.model.image_block import block_slots, slot_of
 from illume_fast.model.vocab import IMAGE_PLACEHOLDER, VocabConfig
 
 _PICTURES_KEPT = 64
@@ -97,7 +97,6 @@ class Tasks:
         text = TextTokenizer.from_file(checkpoint.tokenizer, self.vocab.text_size)
         self.chat = Chat(text, self.vocab)
         tower = checkpoint.config.model.vision_tower
-        self._encoders = tower.semantic_encoder, tower.pixel_encoder
         self._processor = ImageProcessor(tower.factor, tower.min_pixels, tower.max_pixels)
         self._read: OrderedDict[str, Segment] = OrderedDict()
         # requests of one size share one plan
@@ -113,10 +112,8 @@ class Tasks:
 
     def grid(self, size: Size | None) -> ImageGrid:
         """The grid of a size the model draws (None: its default). InputError, listing those, for another."""
-        try:
-            return image_grid(size or self.generation.size, *self._encoders, allowed=self.generation.sizes)
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        allowed = self.generation.sizes
+        return image_grid(size or self.generation.size, self.checkpoint.config.vision_tokenizer, allowed)
 
     def codes(self, ids: Tensor, grid: ImageGrid) -> ImageCodes:
         """The drawn ids of a picture -> its codes."""
@@ -239,9 +236,9 @@ class Tasks:
 
 
 def picture_plan(vocab: VocabConfig, grid: ImageGrid) -> Plan:
-    """The plan of a picture: structure ids are forced, semantic codes draw with set 0 and pixel codes with set 1."""
-    sites = {slot: Site((vocab.levels[i],), i) for i, slot in enumerate((SEMANTIC_SLOT, PIXEL_SLOT))}
-    return Plan.of(sites.get(slot, slot) for slot in block_slots(vocab, grid.semantic, grid.pixel).tolist())
+    """The plan of a picture: structure ids are forced, codes of a level draw with the set of its number."""
+    sites = {slot_of(level): Site((ids,), level) for level, ids in enumerate(vocab.levels)}
+    return Plan.of(sites.get(slot, slot) for slot in block_slots(vocab, grid.levels).tolist())
 
 
 def segments(ids: Sequence[int], pictures: Sequence[Segment]) -> tuple[Segment, ...]:

@@ -184,14 +184,14 @@ def test_transparency_is_white(pipe):
 
 def test_plans_of_known_models():
     config = demo()
-    grid = ImageGrid(64, 64, (4, 4), (8, 8))
-    tower = config.model.vision_tower
-    assert image_grid((64, 64), tower.semantic_encoder, tower.pixel_encoder) == grid
+    grid = ImageGrid(64, 64, ((4, 4), (8, 8)))
+    assert image_grid((64, 64), config.vision_tokenizer) == grid
+    assert image_grid((64, 64), config.model.vision_tower) == grid
     plan = picture_plan(config.model.vocab, grid)
     assert (len(plan), len(plan.draws), plan.lead) == (98, 4 * 4 + 8 * 8, 2)
     assert plan.site[plan.draws].tolist() == [0] * 16 + [1] * 64
     assert [site.ranges for site in plan.sites] == [(level,) for level in config.model.vocab.levels]
-    published = picture_plan(illume_plus_vocab(283175), ImageGrid(512, 512, (18, 18), (32, 32)))
+    published = picture_plan(illume_plus_vocab(283175), ImageGrid(512, 512, ((18, 18), (32, 32))))
     assert (len(published), len(published.draws)) == (1404, 1348)
 
 

@@ -63,7 +63,7 @@ def keep(done: Done, work: Work, store: Store, painter: Painter) -> None:
 def hash_of(codes: ImageCodes) -> str:
     """SHA-256, in hexadecimal, of a picture's size and codes as little-endian int64: pictures of one hash are equal."""
     digest = hashlib.sha256(f"{codes.height}x{codes.width}".encode())
-    for level in (codes.semantic, codes.pixel):
+    for level in codes.levels:
         digest.update(level.to("cpu", torch.int64).contiguous().numpy().astype("<i8").tobytes())
     return digest.hexdigest()
 

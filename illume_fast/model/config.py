@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from illume_fast.model.strict import Config, ConfigError
-from illume_fast.model.vision_config import PixelCodecConfig, ViTConfig
+from illume_fast.model.vision_config import PixelCodecConfig, ViTConfig, dual_grids
 from illume_fast.model.vocab import VocabConfig, build_vocab, illume_plus_vocab
 
 __all__ = [
@@ -134,6 +134,10 @@ class VisionTowerConfig(Config):
     def factor(self) -> int:
         """Pictures must have sides that are multiples of this many pixels."""
         return self.pixel_encoder.factor
+
+    def grids(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """((semantic rows, columns), (pixel rows, columns)) of a picture; ValueError unless sides suit the factor."""
+        return dual_grids(self.semantic_encoder, self.pixel_encoder, height, width)
 
 
 @dataclass(frozen=True)

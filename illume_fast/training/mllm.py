@@ -134,8 +134,7 @@ class Stage:
         self.model.model.vision_tower.requires_grad_(False)
         self.text = TextTokenizer.from_file(start.tokenizer)
         self.vocab = self.settings.model.vocab
-        sizes = self.settings.vision_tokenizer
-        grid = image_grid((config.size, config.size), sizes.semantic_encoder.vit, sizes.pixel_encoder)
+        grid = image_grid((config.size, config.size), self.settings.vision_tokenizer)
         maker = TemplateMaker(Chat(self.text, self.vocab), grid)
         seen, unseen = (read_tasks(config.prepared / split) for split in ("train", "val_combo"))
         paths = (path for tasks in (seen, unseen) for items in tasks.values() for c in items for path in c.images)
