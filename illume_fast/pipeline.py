@@ -13,7 +13,9 @@ from illume_fast.data.errors import InputError
 from illume_fast.data.memory import out_of_memory
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size
-from illume_fast.decoding import Decoded, DecodingQueue, PictureDecoder
+from illume_fast.decoders import PIXEL, open_decoder, require_decoder
+from illume_fast.decoding import Decoded, Decoder, DecodingQueue, PictureDecoder, decode_pictures
+from illume_fast.diffusion import DiffusionSettings
 from illume_fast.drafts import Drafts, Growing
 from illume_fast.engine import Engine, EngineConfig, Progress, Request, Result
 from illume_fast.engine.request import OnStep
@@ -34,11 +36,17 @@ class IllumePipeline:
     The same prompt, seed and settings give the same picture, alone or in any batch.
     """
 
-    def __init__(self, checkpoint: Checkpoint, engine: EngineConfig | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, engine: EngineConfig | None = None, decoder: Decoder | None = None
+    ) -> None:
+        """Without a `decoder` the checkpoint's own makes the pictures, if it has one."""
         self.checkpoint = checkpoint
         self.tasks = Tasks(checkpoint)
         self.engine = Engine(checkpoint.model, engine)
+        # shows pictures while they are drawn, whatever makes the finished ones
         self.decoder = PictureDecoder(checkpoint.vision_tokenizer, self.engine.device)
+        own = self.decoder if checkpoint.config.generation.decoder == PIXEL else None
+        self.pictures: Decoder | None = own if decoder is None else decoder
 
     @classmethod
     def from_pretrained(
@@ -49,14 +57,18 @@ class IllumePipeline:
         device: torch.device | str = "cpu",
         engine: EngineConfig | None = None,
         quantize: str | None = None,
+        decoder: str | Path | None = None,
+        diffusion: DiffusionSettings | None = None,
     ) -> Self:
         """Load "demo" or the folder of a checkpoint; `dtype` is the language model's. CheckpointError if it is bad.
 
         `quantize="int8"` keeps the weights of the decoder's layers in 8 bits, by torchao (see `model.quantized`).
+        `decoder` makes the pictures: "pixel", "diffusion", the folder of a diffusion decoder, or None for what the
+        checkpoint says (see `decoders.open_decoder`); `diffusion` says how one of the two latter does.
         """
         checkpoint = load_checkpoint(name, dtype, device)
         prepare(checkpoint.model, quantize)
-        return cls(checkpoint, engine)
+        return cls(checkpoint, engine, open_decoder(checkpoint, decoder, diffusion, dtype, device))
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -140,7 +152,8 @@ class IllumePipeline:
                 left = total - progress.finished
                 callback_on_step_end(self, progress.step - 1, left, {"progress": progress})
 
-        done = sorted(self._all(tasks, on_step, on_partial, partial_every), key=lambda d: (d.task.tag, d.sample))
+        done = self._all(tasks, on_step, on_partial, partial_every, decode=output_type != "codes")
+        done.sort(key=lambda d: (d.task.tag, d.sample))
         return PipelineOutput(_output(done, output_type), [d.seed for d in done])
 
     def edit(
@@ -187,22 +200,32 @@ class IllumePipeline:
         without it. Only errors that are nobody's fault (of `tasks` itself, of a callback, or out of memory) are raised.
         """
         refused: list[Done] = []
-        queue = DecodingQueue[Done](self.decoder)
+        queue = DecodingQueue[Done](self.decoder if self.pictures is None else self.pictures)
         drafts = None if on_partial is None else Drafts(self.tasks, self.decoder, on_partial, partial_every)
-        requests = self._requests(tasks, refused, drafts)
-        for result in self.engine.generate(requests, on_step, None if drafts is None else drafts.show):
+        requests = self._requests(tasks, refused, drafts, decode)
+
+        def stepped(progress: Progress) -> None:
+            queue.advance()
+            if on_step is not None:
+                on_step(progress)
+
+        for result in self.engine.generate(requests, stepped, None if drafts is None else drafts.show):
             yield from _drain(refused)
             done = self._done(result)
             if done.codes is None or not decode:
                 yield done
             else:
-                yield from map(_with_pixels, queue.add(done, done.codes))
+                yield from map(_with_pixels, queue.add(done, done.codes, done.seed))
         yield from _drain(refused)
         yield from map(_with_pixels, queue.flush())
 
-    def decode(self, codes: Sequence[ImageCodes]) -> Tensor:
-        """Codes of pictures of one size -> uint8 [N, 3, H, W]; a picture is the same in any company."""
-        return self.decoder.decode(codes)
+    def decode(self, codes: Sequence[ImageCodes], seeds: Sequence[int] | None = None) -> Tensor:
+        """Codes of pictures of one size -> uint8 [N, 3, H, W]; a picture is the same in any company.
+
+        A diffusion decoder draws a picture's noise from its seed (None: 0 for each); pictures of a prompt have their
+        `Done.seed`.
+        """
+        return decode_pictures(require_decoder(self.pictures), codes, [0] * len(codes) if seeds is None else seeds)
 
     def _all(
         self,
@@ -210,16 +233,21 @@ class IllumePipeline:
         on_step: OnStep | None = None,
         on_partial: OnDraft | None = None,
         partial_every: int | None = None,
+        decode: bool = True,
     ) -> list[Done]:
-        done = list(self.generate_stream(tasks, on_step, on_partial=on_partial, partial_every=partial_every))
+        done = list(self.generate_stream(tasks, on_step, decode, on_partial, partial_every))
         for d in done:
             if d.error is not None:
                 raise d.error
         return done
 
-    def _requests(self, tasks: Iterable[Draw | Ask], refused: list[Done], drafts: Drafts | None) -> Iterator[Request]:
+    def _requests(
+        self, tasks: Iterable[Draw | Ask], refused: list[Done], drafts: Drafts | None, decode: bool
+    ) -> Iterator[Request]:
         for task in tasks:
             try:
+                if decode and isinstance(task, Draw):
+                    require_decoder(self.pictures)
                 requests = list(self.tasks.requests(task))
             except Exception as error:
                 # a tokenizer or an encoder that breaks on a task is that task's trouble; a lack of memory everybody's

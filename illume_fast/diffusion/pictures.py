@@ -1,6 +1,7 @@
 """Codes of pictures to pixels through the SDXL decoder, in the place of the tokenizer's own decoder."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,15 @@ class DiffusionPictures:
     def start(self, codes: Sequence[ImageCodes], seeds: Sequence[int]) -> tuple[Tensor, Work]:
         """Begin a group of at most `together` pictures: (uint8 [N, 3, 2H, 2W] on the CPU, the work that fills it)."""
         return self.decoder.start(self.code_maps(codes), seeds, self.settings)
+
+    def record(self) -> dict[str, Any]:
+        """What a picture depends on beside its codes and seed."""
+        settings = self.settings
+        return {
+            "decoder": self.decoder.fingerprint,
+            "diffusion_steps": settings.steps,
+            "diffusion_guidance": settings.guidance,
+        }
 
     @torch.no_grad()
     def code_maps(self, codes: Sequence[ImageCodes]) -> Tensor:

@@ -62,13 +62,9 @@ class SdDecoder(LatentDecoder):
         files.fill(unet, weights.read, dtype, device)
         conditioning, mark = _read_conditioning(path / CONDITIONING, unet.config.cross_attention_dim)
         conditioning = {name: tensor.to(device, dtype) for name, tensor in conditioning.items()}
-        parts = Parts(
-            unet=unet,
-            vae=vae,
-            scheduler=files.read_scheduler(path / "scheduler"),
-            device=device,
-            fingerprint=files.fingerprint(weights.fingerprint, vae_mark, mark, unet.config),
-        )
+        scheduler = files.read_scheduler(path / "scheduler")
+        mark = files.fingerprint(weights.fingerprint, vae_mark, mark, unet.config, scheduler.config)
+        parts = Parts(unet=unet, vae=vae, scheduler=scheduler, device=device, fingerprint=mark)
         return cls(parts, conditioning, pictures_together)
 
     @property

@@ -67,8 +67,8 @@ class SdxlDecoder(LatentDecoder):
             return tensor if name not in moved else tensor.float() + weights.read(moved[name]).float()
 
         files.fill(unet, read, dtype, device)
-        mark = files.fingerprint(weights.fingerprint, vae_mark, unet.config)
         scheduler = files.read_scheduler(path / "scheduler")
+        mark = files.fingerprint(weights.fingerprint, vae_mark, unet.config, scheduler.config)
         parts = Parts(unet=unet, vae=vae, scheduler=scheduler, device=device, fingerprint=mark)
         return cls(parts, pictures_together)
 

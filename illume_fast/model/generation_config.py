@@ -8,6 +8,7 @@ from illume_fast.model.strict import Config, ConfigError
 from illume_fast.model.vision_config import DualViTokConfig
 
 FORMAT = 1
+DECODERS = ("pixel", "diffusion")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class SamplingDefaults(Config):
 class GenerationConfig(Config):
     """Sizes (height, width) the model was trained for, the first the default, and how it samples.
 
-    `has_unconditional` says whether training dropped prompts, without which guidance means nothing.
+    `has_unconditional` says whether training dropped prompts, without which guidance means nothing. `decoder` says what
+    makes pictures of codes unless a user says otherwise: the tokenizer's own "pixel" decoder, or a "diffusion" decoder.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -41,6 +43,7 @@ class GenerationConfig(Config):
     semantic: SamplingDefaults = SamplingDefaults(top_k=2048)
     pixel: SamplingDefaults = SamplingDefaults(top_k=6144)
     max_answer: int = 1024
+    decoder: str = "pixel"
 
     def __post_init__(self) -> None:
         if not self.sizes:
@@ -49,6 +52,8 @@ class GenerationConfig(Config):
             raise ConfigError(f"GenerationConfig: guidance {self.guidance}, {self.edit_guidance} must be finite")
         if self.max_answer < 1:
             raise ConfigError(f"GenerationConfig.max_answer: must be at least 1, got {self.max_answer}")
+        if self.decoder not in DECODERS:
+            raise ConfigError(f"GenerationConfig.decoder: {self.decoder!r}; allowed are {', '.join(DECODERS)}")
 
     @property
     def size(self) -> tuple[int, int]:
