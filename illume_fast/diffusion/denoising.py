@@ -80,7 +80,10 @@ def fresh(scheduler: Any, steps: int) -> Any:
     if not 1 <= steps <= most:
         raise InputError(f"num_inference_steps must be from 1 to {most}, got {steps}")
     own = kind.from_config(scheduler.config)
-    own.set_timesteps(steps, device="cpu")
+    try:
+        own.set_timesteps(steps, device="cpu")
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise InputError(f"{kind.__name__} takes no {steps} steps: {' '.join(str(error).split())}") from None
     return own
 
 

@@ -37,9 +37,10 @@ class DiffusionPictures:
 
     def record(self) -> dict[str, Any]:
         """What a picture depends on beside its codes and seed."""
-        settings = self.settings
+        settings, dtype = self.settings, str(self.decoder.dtype).removeprefix("torch.")
+        made_by = (self.decoder.fingerprint, settings.scheduler, None if dtype == "float32" else dtype)
         return {
-            "decoder": self.decoder.fingerprint,
+            "decoder": " ".join(part for part in made_by if part),
             "diffusion_steps": settings.steps,
             "diffusion_guidance": settings.guidance,
         }

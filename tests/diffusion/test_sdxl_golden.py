@@ -45,7 +45,7 @@ def pictures(decoder, golden):
 
 @pytest.fixture(scope="module")
 def codes(case):
-    return ImageCodes(256, 256, case[1]["semantic_indices"][0], case[1]["pixel_indices"][0])
+    return ImageCodes(256, 256, (case[1]["semantic_indices"][0], case[1]["pixel_indices"][0]))
 
 
 def close(actual, expected, **tolerance):
