@@ -14,6 +14,7 @@ from illume_fast.data.sizes import Size
 from illume_fast.model.cpu_decoder import CpuDecoder
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.movqgan import to_uint8
+from illume_fast.model.vision_folder import require_vision_tokenizer
 
 _GROUP_PIXELS = 2**20
 _MOST_TOGETHER = 16
@@ -46,6 +47,10 @@ class Decoder(Protocol):
         """Pictures of `size` (height, width of the codes' pictures) in a group."""
         ...
 
+    def check(self) -> None:
+        """Raise what would keep it from making any picture."""
+        ...
+
     def start(self, codes: Sequence[ImageCodes], seeds: Sequence[int]) -> tuple[Tensor, Event | None]:
         """Begin a group of at most `together` pictures: (uint8 [N, 3, H, W] on the CPU, the event that fills it).
 
@@ -58,6 +63,7 @@ def decode_pictures(decoder: Decoder, codes: Sequence[ImageCodes], seeds: Sequen
     """Codes of pictures of one size -> uint8 [N, 3, H, W] on the CPU."""
     if not codes:
         raise ValueError("decode: there is no picture; give the codes of one at least")
+    decoder.check()
     if len(seeds) != len(codes):
         raise ValueError(f"decode: {len(seeds)} seeds were given for {len(codes)} pictures; give one for each")
     together = decoder.together((codes[0].height, codes[0].width))
@@ -77,7 +83,7 @@ class PictureDecoder:
     accelerator it is about a million pixels, on a stream of its own, so that a step of the engine need not wait for it.
     """
 
-    def __init__(self, tokenizer: DualViTok, device: torch.device) -> None:
+    def __init__(self, tokenizer: DualViTok | None, device: torch.device) -> None:
         self.device = device
         self._tokenizer = tokenizer
         self._on_cpu = device.type == "cpu"
@@ -85,6 +91,15 @@ class PictureDecoder:
         # made at the first picture: a pipeline that only answers needs neither
         self._codebooks: tuple[Tensor, Tensor] | None = None
         self._cpu_decoder: CpuDecoder | None = None
+
+    @property
+    def tokenizer(self) -> DualViTok:
+        """The vision tokenizer. CheckpointError, saying what to give, where the model was loaded without one."""
+        return require_vision_tokenizer(self._tokenizer)
+
+    def check(self) -> None:
+        """CheckpointError where the model was loaded without a vision tokenizer."""
+        require_vision_tokenizer(self._tokenizer)
 
     def together(self, size: Size) -> int:
         """Pictures of `size` in a group."""
@@ -119,16 +134,16 @@ class PictureDecoder:
     def codebooks(self) -> tuple[Tensor, Tensor]:
         """Vectors of all semantic and of all pixel codes, float32 [K, z] each."""
         if self._codebooks is None:
-            quantizers = self._tokenizer.semantic_quantizer, self._tokenizer.pixel_quantizer
+            quantizers = self.tokenizer.semantic_quantizer, self.tokenizer.pixel_quantizer
             self._codebooks = quantizers[0].codebook.detach(), quantizers[1].codebook.detach()
         return self._codebooks
 
     def _pixels(self, semantic: Tensor, pixel: Tensor) -> Tensor:
         maps = semantic.movedim(-1, 1), pixel.movedim(-1, 1)
         if not self._on_cpu:
-            return to_uint8(self._tokenizer.decode(*maps))
+            return to_uint8(self.tokenizer.decode(*maps))
         if self._cpu_decoder is None:
-            self._cpu_decoder = CpuDecoder(self._tokenizer)
+            self._cpu_decoder = CpuDecoder(self.tokenizer)
         return to_uint8(self._cpu_decoder(*maps))
 
 
@@ -153,6 +168,10 @@ class DecodingQueue(Generic[T]):
         self._decoder = decoder
         self._waiting: dict[Size, list[_Taken[T]]] = {}
         self._under_way: deque[tuple[list[_Taken[T]], Tensor, Event]] = deque()
+
+    def check(self) -> None:
+        """Raise what would keep any picture from being decoded."""
+        self._decoder.check()
 
     def add(self, key: T, codes: ImageCodes, seed: int = 0) -> Iterator[Decoded[T]]:
         """Take in a picture; yield those that are done.

@@ -1,30 +1,49 @@
 """What comes out of a pipeline: samples that are done, and samples while they are made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 from torch import Tensor
 
+from illume_fast.data.chat import Written
 from illume_fast.data.image import to_picture, unpad
+from illume_fast.data.picture import upright_size
 from illume_fast.data.sequence import ImageCodes
+from illume_fast.data.turns import Turn
 from illume_fast.engine import RequestError
-from illume_fast.tasks import Ask, Draw, name_of
+from illume_fast.tasks import Task, name_of
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A picture of an answer: its codes, and its pixels uint8 [3, H, W] if they were asked for."""
+
+    codes: ImageCodes
+    pixels: Tensor | None = None
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture as it was drawn."""
+        return _picture(None, self.pixels)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Done:
     """A finished sample of a task: `pixels` uint8 [3, H, W] and `codes` of a picture, or the `text` of an answer.
 
-    When it failed, `error` says why, naming the task.
+    The answer to a conversation has words and pictures in order as `parts` (`answer` keeps what the words were made of,
+    `text` has them all), and is the next `turn` as it stands; one picture alone is `codes` and `pixels` as well. When
+    it failed, `error` says why, naming the task.
     """
 
-    task: Draw | Ask
+    task: Task
     sample: int
     seed: int
     pixels: Tensor | None = None
     codes: ImageCodes | None = None
     text: str | None = None
+    answer: tuple[Written | Drawn, ...] = ()
     error: Exception | None = None
 
     @property
@@ -32,21 +51,33 @@ class Done:
         """The drawn picture; an edit in its source's size, if the task says so."""
         return _picture(self.task, self.pixels)
 
+    @property
+    def parts(self) -> tuple[str | Drawn, ...]:
+        """Words and pictures of an answer to a conversation, in order."""
+        return shown_parts(self.answer)
+
+    @property
+    def turn(self) -> Turn:
+        """The answer as the assistant's turn, to go on from. InputError where it is empty."""
+        return Turn.assistant(*(part.codes if isinstance(part, Drawn) else part for part in self.answer))
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Draft:
     """A sample while it is made: a picture's `pixels` uint8 [3, H, W], or the `text` of an answer, so far.
 
     `fraction` is the part of the picture's codes that is drawn; what is missing is filled in (see `partials`). A text
-    holds whole characters alone. `error` says why a picture could not be shown.
+    holds whole characters alone. Of a turn of a conversation, this is the part under way, and `parts` are those before
+    it, pictures without pixels. `error` says why a picture could not be shown.
     """
 
-    task: Draw | Ask
+    task: Task
     sample: int
     seed: int
     fraction: float | None = None
     pixels: Tensor | None = None
     text: str | None = None
+    parts: tuple[str | Drawn, ...] = ()
     error: Exception | None = None
 
     @property
@@ -58,15 +89,21 @@ class Draft:
 OnDraft = Callable[[Draft], object]
 
 
-def _picture(task: Draw | Ask, pixels: Tensor | None) -> Image.Image:
+def _picture(task: Task | None, pixels: Tensor | None) -> Image.Image:
     if pixels is None:
         raise ValueError("this result is not a picture")
     picture = to_picture(pixels)
-    source = task.image if isinstance(task, Draw) and task.restore else None
-    return picture if source is None else unpad(picture, (source.height, source.width))
+    source = None if task is None else task.source
+    return picture if source is None else unpad(picture, upright_size(source))
 
 
-def undecodable(task: Draw | Ask, error: Exception) -> RequestError:
+def shown_parts(answer: Sequence[Written | Drawn]) -> tuple[str | Drawn, ...]:
+    """Words and pictures of an answer, without words that are white space alone."""
+    texts = (part.text if isinstance(part, Written) else part for part in answer)
+    return tuple(part for part in texts if part)
+
+
+def undecodable(task: Task, error: Exception) -> RequestError:
     """The error of a task whose picture the decoder could not make."""
     failed = RequestError(f"request {name_of(task)!r}: its picture could not be decoded: {error}")
     failed.__cause__ = error

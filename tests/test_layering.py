@@ -25,9 +25,14 @@ ALLOWED = {
     "decoding": {"data", "model", "ops"},
     "decoders": {"decoding", "diffusion", "data", "model"},
     "partials": {"decoding", "data"},
+    "convert": {"data", "model"},
     "outcome": {"tasks", "engine", "data"},
-    "drafts": {"outcome", "partials", "decoding", "tasks", "engine"},
+    "drafts": {"outcome", "partials", "decoding", "tasks", "engine", "data"},
+    "stream": {"drafts", "outcome", "decoding", "tasks", "engine", "data", "model"},
+    "seeds": {"engine", "data"},
     "pipeline": {
+        "seeds",
+        "stream",
         "drafts",
         "outcome",
         "decoders",
@@ -41,6 +46,7 @@ ALLOWED = {
         "ops",
     },
     "jobs": {"pipeline", "outcome", "decoders", "decoding", "diffusion", "tasks", "engine", "data", "model", "ops"},
+    "huggingface": {"pipeline", "seeds", "decoding", "tasks", "engine", "data", "model", "ops"},
     "commands": None,
     "cli": None,
 }

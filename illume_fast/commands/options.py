@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +49,7 @@ class OutputOptions:
 
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder for the pictures; made if it does not exist."""
-    num_images: Annotated[int, arg(metavar="N")] = 1
+    num_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 1)")] = None
     """Pictures for each prompt, each from a seed of its own."""
     size: Annotated[str | None, arg(metavar="HxW", help_behavior_hint=MODELS_OWN)] = None
     """Height and width in pixels, one of those that the model draws.
@@ -108,7 +108,7 @@ class DrawOptions(DecoderOptions, GuidanceOptions, SamplingOptions, ModelOptions
 
     def job(self) -> JobConfig:
         """The job that these options describe."""
-        return JobConfig.of(self)
+        return JobConfig.of(replace(self, num_images=1 if self.num_images is None else self.num_images))
 
 
 def check_guidance(guidance: float | None) -> None:

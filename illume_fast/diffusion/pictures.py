@@ -13,6 +13,7 @@ from illume_fast.diffusion.sdxl import SdxlDecoder
 from illume_fast.diffusion.settings import DiffusionSettings
 from illume_fast.diffusion.work import Work
 from illume_fast.model.dual_vitok import DualViTok
+from illume_fast.model.vision_folder import require_vision_tokenizer
 
 
 class DiffusionPictures:
@@ -21,11 +22,17 @@ class DiffusionPictures:
     Vectors of codes are merged in float32 on the tokenizer's device.
     """
 
-    def __init__(self, tokenizer: DualViTok, decoder: SdxlDecoder, settings: DiffusionSettings | None = None) -> None:
+    def __init__(
+        self, tokenizer: DualViTok | None, decoder: SdxlDecoder, settings: DiffusionSettings | None = None
+    ) -> None:
         self.decoder, self.settings = decoder, settings or DiffusionSettings()
         self._tokenizer = tokenizer
         # made at the first picture: a pipeline that only answers needs none
         self._codebooks: tuple[Tensor, Tensor] | None = None
+
+    def check(self) -> None:
+        """CheckpointError where the model was loaded without a vision tokenizer."""
+        require_vision_tokenizer(self._tokenizer)
 
     def together(self, size: Size) -> int:
         """Pictures of `size` (height, width of the tokens' resolution) in a group."""
@@ -48,9 +55,10 @@ class DiffusionPictures:
     @torch.no_grad()
     def code_maps(self, codes: Sequence[ImageCodes]) -> Tensor:
         """Codes of pictures of one size -> what the decoder reads, float32 [N, 2z, p, q]."""
+        tokenizer = require_vision_tokenizer(self._tokenizer)
         if self._codebooks is None:
-            quantizers = self._tokenizer.semantic_quantizer, self._tokenizer.pixel_quantizer
+            quantizers = tokenizer.semantic_quantizer, tokenizer.pixel_quantizer
             self._codebooks = quantizers[0].codebook.detach(), quantizers[1].codebook.detach()
         ids = torch.stack([c.semantic for c in codes]), torch.stack([c.pixel for c in codes])
         vectors = [F.embedding(i.to(book.device), book) for i, book in zip(ids, self._codebooks, strict=True)]
-        return self._tokenizer.merge(*(v.movedim(-1, 1) for v in vectors))
+        return tokenizer.merge(*(v.movedim(-1, 1) for v in vectors))

@@ -16,7 +16,7 @@ from illume_fast.data.errors import InputError
 from illume_fast.data.memory import out_of_memory
 from illume_fast.data.prompts import Prompt, parse_size
 from illume_fast.data.sizes import Size, format_size
-from illume_fast.decoders import open_decoder, require_decoder
+from illume_fast.decoders import open_decoder
 from illume_fast.decoding import Decoder
 from illume_fast.diffusion import DiffusionPictures, DiffusionSettings
 from illume_fast.engine import EngineConfig, sample_seed
@@ -59,11 +59,11 @@ class Painter:
     def check(self, config: JobConfig) -> None:
         """Raise InputError for a size that the model does not draw, or guidance that it cannot follow.
 
-        CheckpointError where there is no decoder to make its pictures.
+        CheckpointError where the model was loaded without what makes its pictures.
         """
-        decoder = require_decoder(self.pipeline.pictures)
+        self.pipeline.pictures.check()
         for field in ("diffusion_steps", "diffusion_guidance"):
-            if getattr(config, field) is not None and not isinstance(decoder, DiffusionPictures):
+            if getattr(config, field) is not None and not isinstance(self.pipeline.pictures, DiffusionPictures):
                 raise InputError(
                     f"{option(field)}: the pictures of model {self.name} come from its pixel decoder; give --decoder,"
                     " or leave it out"

@@ -81,6 +81,8 @@ class DecoderConfig(Config):
             raise ConfigError(f"model_type {kind!r} is not supported; allowed are {', '.join(sorted(_HF_KINDS))}")
         if missing := [key for key in _HF_REQUIRED if key not in values]:
             raise ConfigError(f"{kind} config: missing keys {', '.join(missing)}")
+        if wrong := [f"{key} {values[key]!r}" for key in _HF_REQUIRED if type(values[key]) is not int]:
+            raise ConfigError(f"{kind} config: expected whole numbers, got {', '.join(wrong)}")
         rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         refused = {
