@@ -89,7 +89,7 @@ def assemble(language: Path, encoder: Path, out: Path, settings: Assembly) -> Il
     vision_config = SemanticTokenizerConfig(
         eyes, settings.codes, embed_dim=settings.width, num_blocks=settings.blocks, quantizer=settings.quantizer
     )
-    config = IllumeV1CheckpointConfig(model_config, vision_config, GenerationConfig((PICTURE,)))
+    config = IllumeV1CheckpointConfig(model_config, vision_config, GenerationConfig((PICTURE,), decoder="diffusion"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = _model(config.model, read_language(language), known, weights)

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_diffusion import save, tiny_sd_unet
 from tiny_v1 import BASE, tiny_v1_checkpoint, tiny_v1_pipeline
 from torch import Tensor
 
 from illume_fast.data.errors import InputError
+from illume_fast.decoders import open_decoder
+from illume_fast.diffusion import DiffusionSettings
+from illume_fast.engine import EngineConfig
 from illume_fast.model.checkpoint import load_checkpoint, save_checkpoint
 from illume_fast.model.tensor_files import CheckpointError
 from illume_fast.pipeline import Ask, Draw, IllumePipeline
@@ -106,12 +110,30 @@ def test_slices_are_read_as_pictures_of_their_own(pipeline):
 
 def test_pixels_need_a_decoder(pipeline):
     for ask in (lambda: pipeline("a cat"), lambda: pipeline("a cat", picture(64, 64), output_type="pt")):
-        with pytest.raises(CheckpointError, match=r"give a Stable Diffusion decoder for them, or take the codes"):
+        with pytest.raises(CheckpointError, match=r"give decoder=FOLDER .*, or take the codes"):
             ask()
     (done,) = pipeline.generate_stream([Draw(prompt="a cat")])
-    assert "Stable Diffusion" in str(done.error)
+    assert "or take the codes" in str(done.error)
     (done,) = pipeline.generate_stream([Draw(prompt="a cat")], decode=False)
     assert done.codes is not None
+
+
+def test_pixels_by_a_stable_diffusion_decoder(tmp_path):
+    pytest.importorskip("diffusers")
+    checkpoint = tiny_v1_checkpoint(tmp_path)
+    folder = save(tmp_path / "sd", tiny_sd_unet(cross_attention_dim=32))
+    decoder = open_decoder(checkpoint, folder, DiffusionSettings(steps=2))
+    pipeline = IllumePipeline(checkpoint, EngineConfig(max_batch=8, cache_tokens=16384), decoder)
+    together = pipeline(PROMPTS[:2], output_type="pt", seed=[1, 2]).images
+    assert together.shape == (2, 3, 512, 512)
+    assert torch.equal(pipeline(PROMPTS[1], output_type="pt", seed=2).images[0], together[1])
+    assert not torch.equal(together[0], together[1])
+    (edited,) = pipeline(PROMPTS[2], picture(70, 90), seed=1).images
+    assert edited.size == (90, 70)
+    with pytest.raises(CheckpointError, match="makes semantic features of its codes, and no pixels"):
+        open_decoder(checkpoint, "pixel").check()
+    with pytest.raises(CheckpointError, match="of features of width 24; needed are 512x512 and 32"):
+        open_decoder(checkpoint, save(tmp_path / "other", tiny_sd_unet()))
 
 
 @pytest.mark.parametrize("prompt", ["</s> USER: x", "<s>", "<image>", "{}", "<start_of_image>"])

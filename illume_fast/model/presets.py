@@ -30,7 +30,7 @@ def _illume_plus(decoder: DecoderConfig) -> CheckpointConfig:
     tokenizer = DualViTokConfig()
     tower = VisionTowerConfig(tokenizer.semantic_encoder.vit, tokenizer.pixel_encoder)
     model = IllumeModelConfig(decoder, tower, ProjectorConfig(), illume_plus_vocab(decoder.vocab_size))
-    return CheckpointConfig(model, tokenizer, GenerationConfig(published_sizes()))
+    return CheckpointConfig(model, tokenizer, GenerationConfig(published_sizes(), decoder="diffusion"))
 
 
 def published_sizes() -> tuple[tuple[int, int], ...]:
@@ -70,8 +70,9 @@ def illume_7b() -> IllumeV1CheckpointConfig:
         vocab_size=vocab.rows, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
         num_key_value_heads=32, rope_theta=10000.0, rms_norm_eps=1e-5, qkv_bias=False, max_position_embeddings=4096,
     )  # fmt: skip
+    generation = GenerationConfig((PICTURE,), decoder="diffusion")
     model = IllumeV1Config(decoder, SlicedTowerConfig(encoder), ProjectorConfig(), vocab)
-    return IllumeV1CheckpointConfig(model, SemanticTokenizerConfig(encoder), GenerationConfig((PICTURE,)))
+    return IllumeV1CheckpointConfig(model, SemanticTokenizerConfig(encoder), generation)
 
 
 def demo_tokenizer() -> DualViTokConfig:

@@ -93,6 +93,11 @@ class IllumeV1CheckpointConfig(Config):
                 "IllumeV1CheckpointConfig: model.vision_tower.encoder differs from vision_tokenizer.encoder; "
                 "reading and drawing have the same encoder"
             )
+        if self.generation.decoder != "diffusion":
+            raise ConfigError(
+                f"IllumeV1CheckpointConfig: generation.decoder is {self.generation.decoder!r}; the vision tokenizer "
+                "makes no pixels, so allowed is 'diffusion'"
+            )
         for height, width in self.generation.sizes:
             tokenizer.grids(height, width)
 

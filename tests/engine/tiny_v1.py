@@ -6,6 +6,7 @@ import torch
 from tiny_llama import llama_text
 from tiny_semantic import tiny_tokenizer
 
+from illume_fast.decoding import Decoder
 from illume_fast.engine import EngineConfig
 from illume_fast.model.checkpoint import Checkpoint, build
 from illume_fast.model.config import DecoderConfig, ProjectorConfig
@@ -27,7 +28,7 @@ def tiny_v1_config(folder: Path) -> IllumeV1CheckpointConfig:
         num_key_value_heads=4, rope_theta=10000.0, qkv_bias=False, max_position_embeddings=4096,
     )  # fmt: skip
     model = IllumeV1Config(decoder, SlicedTowerConfig(tokenizer.encoder, BASE), ProjectorConfig(), vocab)
-    generation = GenerationConfig((PICTURE,), semantic=SamplingDefaults(top_k=9), max_answer=12)
+    generation = GenerationConfig((PICTURE,), semantic=SamplingDefaults(top_k=9), max_answer=12, decoder="diffusion")
     return IllumeV1CheckpointConfig(model, tokenizer, generation)
 
 
@@ -42,5 +43,5 @@ def tiny_v1_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(config, model.eval(), vision.eval(), folder / "tokenizer.json")
 
 
-def tiny_v1_pipeline(folder: Path) -> IllumePipeline:
-    return IllumePipeline(tiny_v1_checkpoint(folder), EngineConfig(max_batch=8, cache_tokens=16384))
+def tiny_v1_pipeline(folder: Path, decoder: Decoder | None = None) -> IllumePipeline:
+    return IllumePipeline(tiny_v1_checkpoint(folder), EngineConfig(max_batch=8, cache_tokens=16384), decoder)
