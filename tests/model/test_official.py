@@ -19,7 +19,7 @@ from official_folder import (
 )
 from safetensors.torch import load_file, save_file
 
-from illume_fast.data.text_tokenizer import TextTokenizer
+from illume_fast.data.text_tokenizer import TextTokenizer, tokenizer_json
 from illume_fast.model.checkpoint import CheckpointError, load_checkpoint, read_config, save_checkpoint
 from illume_fast.model.generation_config import CheckpointConfig
 from illume_fast.model.official_tokenizer import tokenizer_sizes
@@ -76,8 +76,7 @@ def test_other_weights_have_another_fingerprint(official, folder):
 
 def test_saved_again_it_is_ours(official, tmp_path):
     loaded = load_checkpoint(official, None)
-    text = TextTokenizer.from_file(loaded.tokenizer, loaded.config.model.vocab.text_size)
-    save_checkpoint(tmp_path / "ours", loaded.config, loaded.model, None, text.to_json())
+    save_checkpoint(tmp_path / "ours", loaded.config, loaded.model, None, tokenizer_json(loaded.tokenizer))
     again = load_checkpoint(tmp_path / "ours", None)
     state, weights = again.model.state_dict(), stored(official)
     assert all(
@@ -204,7 +203,7 @@ def test_a_tokenizer_of_another_layout(folder, change, message):
         load_checkpoint(folder)
 
 
-def test_older_tokenizer_files(folder):
+def test_older_tokenizer_files(folder, tmp_path):
     texts = [*WORDS, "naïve café 🙂", "<|im_end|> <height_64><|image_level0_3|>", "12  34\n\n\tend", "don't"]
     whole = load_checkpoint(folder)
     size = whole.config.model.vocab.text_size
@@ -219,6 +218,9 @@ def test_older_tokenizer_files(folder):
         assert one.encode(text) == other.encode(text)
         assert one.decode(one.encode(text)) == text
         assert max(one.encode(text)) < one.pad
+    (tmp_path / "tokenizer.json").write_text(tokenizer_json(older.tokenizer), encoding="utf-8")
+    again = TextTokenizer.from_file(tmp_path / "tokenizer.json")
+    assert again.encode("<height_64>") == [older.config.model.vocab.height_tag(64)]
     (folder / "merges.txt").unlink()
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json, nor vocab\.json, merges\.txt, added_tokens\.json"):
         load_checkpoint(folder)
