@@ -141,7 +141,7 @@ def test_sizes_that_a_config_does_not_say_are_the_published(folder):
         ({"rope_scaling": {"type": "yarn"}}, "rope type 'yarn' is not supported"),
         ({"vocab_size": None}, "expected whole numbers, got vocab_size None"),
         ({"vocab_size": 10}, "do not fit into"),
-        ({"model_type": "illume"}, "model_type 'illume' is not supported, only 'illume_qwen2'"),
+        ({"model_type": "illume"}, "model_type 'illume' is not supported; allowed are 'illume_fast', 'illume_qwen2'"),
     ],
 )
 def test_what_a_config_contradicts(folder, changes, message):
@@ -243,3 +243,45 @@ def test_a_bad_repetition_penalty(folder, penalty):
 def test_without_a_generation_config(folder):
     (folder / "generation_config.json").unlink()
     assert load_checkpoint(folder).config.generation.repetition_penalty == 1.0
+
+
+def add_to_first_shard(folder: Path, **tensors: torch.Tensor) -> None:
+    """Store more tensors, known to the index."""
+    path, index = min(folder.glob("model-*.safetensors")), folder / "model.safetensors.index.json"
+    save_file({**load_file(path), **tensors}, path)
+    values = json.loads(index.read_text())
+    values["weight_map"].update(dict.fromkeys(tensors, path.name))
+    index.write_text(json.dumps(values))
+
+
+def test_a_tied_head_and_rotary_tables_may_be_stored(folder):
+    """Hugging Face writes a tied head or not, and older versions wrote rotary tables."""
+    before = load_checkpoint(folder, None)
+    embedding = before.model.head_weight.detach().clone()
+    table = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    add_to_first_shard(folder, **{"lm_head.weight": embedding}, **table)
+    loaded = load_checkpoint(folder, None)
+    assert loaded.model.state_dict().keys() == before.model.state_dict().keys()
+    assert loaded.model.lm_head is None
+    add_to_first_shard(folder, **{"lm_head.weight": embedding + 1})
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from model\.embed_tokens\.weight"):
+        load_checkpoint(folder)
+
+
+def test_an_untied_head_must_be_stored(folder):
+    change_config(folder, tie_word_embeddings=False)
+    with pytest.raises(CheckpointError, match=r"missing lm_head\.weight \[\d+, 32\]"):
+        load_checkpoint(folder)
+
+
+def test_weights_that_are_not_the_configs(folder):
+    add_to_first_shard(folder, odd=torch.zeros(2))
+    change_config(folder, intermediate_size=40)
+    with pytest.raises(CheckpointError, match=r"unknown odd; wrong shape model\.layers\.0\.mlp\."):
+        load_checkpoint(folder)
+
+
+def test_embeddings_that_are_too_few(folder):
+    change_config(folder, vocab_size=json.loads((folder / "config.json").read_text())["vocab_size"] + 1)
+    with pytest.raises(CheckpointError, match=r"wrong shape model\.embed_tokens\.weight"):
+        load_checkpoint(folder)
