@@ -40,6 +40,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
     input_modalities = ["image", "text"]  # noqa: RUF012
     _no_split_modules = ["DecoderLayer", "DualVisionTower", "MixedProjector"]  # noqa: RUF012
     _supports_sdpa = True
+    generation_config = None  # peft asks for one; ours is part of the checkpoint's config
 
     core: IllumeModel
     vision_tokenizer: DualViTok | None
