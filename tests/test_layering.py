@@ -42,7 +42,7 @@ ALLOWED = {
         "ops",
     },
     "jobs": {"pipeline", "outcome", "tasks", "engine", "data", "model", "ops"},
-    "huggingface": {"pipeline", "seeds", "decoding", "tasks", "engine", "data", "model", "ops"},
+    "huggingface": {"pipeline", "stream", "seeds", "decoding", "tasks", "engine", "data", "model", "ops"},
     "commands": None,
     "cli": None,
 }

@@ -35,6 +35,7 @@ __all__ = [
     "read_config",
     "resolve",
     "save_checkpoint",
+    "text_tokenizer",
 ]
 
 MODEL = "model"
@@ -108,7 +109,7 @@ def load_checkpoint(
     """
     folder = resolve(name)
     config, home = _describe(folder, vision_tokenizer)
-    text = _text_tokenizer(folder)
+    text = text_tokenizer(folder)
     model, vision = build(config)
     weights = Weights.survey(folder, MODEL, config.fingerprint)
     weights.require(model.state_dict(), model.repeats)
@@ -152,7 +153,8 @@ def save_checkpoint(
     drop_old(folder, (MODEL, VISION), names)
 
 
-def _text_tokenizer(folder: Path) -> Path:
+def text_tokenizer(folder: Path) -> Path:
+    """The file of a folder's text tokenizer, as `TextTokenizer.from_file` takes it. CheckpointError without one."""
     if (folder / TOKENIZER).is_file():
         return folder / TOKENIZER
     if all((folder / name).is_file() for name in OLDER_TOKENIZER):
