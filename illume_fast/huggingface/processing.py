@@ -12,7 +12,7 @@ from transformers import BatchFeature, ProcessorMixin
 from illume_fast.data.chat import Chat
 from illume_fast.data.errors import InputError, shorten
 from illume_fast.data.image import ImageProcessor, pad_to, to_picture, unpad
-from illume_fast.data.picture import on_white
+from illume_fast.data.picture import upright
 from illume_fast.data.prompts import check_characters
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size, nearest_size
@@ -231,7 +231,7 @@ class IllumeProcessor(ProcessorMixin):
 
     def transform_image_nearest_resolution_ratio(self, image: Image.Image) -> Image.Image:
         """A picture to be edited, scaled into the size that suits it best of those the model draws, on white."""
-        picture = _rgb(image)
+        picture = upright(image)
         return pad_to(picture, nearest_size((picture.height, picture.width), self.config.generation.sizes))
 
     def unpad_and_resize_back(self, image: Image.Image, height: int, width: int) -> Image.Image:
@@ -268,7 +268,7 @@ class IllumeProcessor(ProcessorMixin):
 
     def _pixels(self, image: Image.Image) -> Tensor:
         """At its own size within the tower's bounds, or at the one size that the model knows."""
-        picture, sizes = _rgb(image), self.config.generation.sizes
+        picture, sizes = upright(image), self.config.generation.sizes
         return self.image_processor(pad_to(picture, sizes[0]) if len(sizes) == 1 else picture)
 
 
@@ -293,12 +293,3 @@ def _pictures(prompts: Sequence[Rendered], images: Any) -> list[Image.Image]:
         raise InputError(f"images: {len(given)} given for {sum(empty)} places; each <image> needs one")
     every = iter(given)
     return [next(every) if picture is None else picture for prompt in prompts for picture in prompt.pictures]
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    try:
-        return on_white(image)
-    # Pillow reads files late, and its decoders raise any of these
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"the picture cannot be read: {reason}") from None
