@@ -13,7 +13,9 @@ from illume_fast.data.errors import InputError, shorten
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size
 from illume_fast.data.turns import Turn, turns_of
-from illume_fast.decoding import DecodingQueue, PictureDecoder
+from illume_fast.decoders import open_decoder
+from illume_fast.decoding import Decoder, DecodingQueue, PictureDecoder, decode_pictures
+from illume_fast.diffusion import DiffusionSettings
 from illume_fast.drafts import Drafts, Growing
 from illume_fast.engine import Engine, EngineConfig, Progress
 from illume_fast.engine.request import OnStep
@@ -38,11 +40,16 @@ class IllumePipeline:
     The same prompt, seed and settings give the same picture, alone or in any batch.
     """
 
-    def __init__(self, checkpoint: Checkpoint, engine: EngineConfig | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, engine: EngineConfig | None = None, decoder: Decoder | None = None
+    ) -> None:
+        """Without a `decoder` it is the one that the checkpoint says."""
         self.checkpoint = checkpoint
         self.tasks = Tasks(checkpoint)
         self.engine = Engine(checkpoint.model, engine)
+        # shows pictures while they are drawn, whatever makes the finished ones
         self.decoder = PictureDecoder(checkpoint.vision_tokenizer, self.engine.device)
+        self.pictures = open_decoder(checkpoint, device=self.engine.device) if decoder is None else decoder
 
     @classmethod
     def from_pretrained(
@@ -54,15 +61,19 @@ class IllumePipeline:
         engine: EngineConfig | None = None,
         quantize: str | None = None,
         vision_tokenizer: str | Path | None = None,
+        decoder: str | Path | None = None,
+        diffusion: DiffusionSettings | None = None,
     ) -> Self:
         """Load "demo" or the folder of a checkpoint; `dtype` is the language model's. CheckpointError if it is bad.
 
         A published language model draws with the `vision_tokenizer` of that folder; without one it reads and answers.
         `quantize="int8"` keeps the weights of the decoder's layers in 8 bits, by torchao (see `model.quantized`).
+        `decoder` makes the pictures: "pixel", "diffusion", the folder of a diffusion decoder, or None for what the
+        checkpoint says (see `decoders.open_decoder`); `diffusion` says how one of the two latter does.
         """
         checkpoint = load_checkpoint(name, dtype, device, vision_tokenizer=vision_tokenizer)
         prepare(checkpoint.model, quantize)
-        return cls(checkpoint, engine)
+        return cls(checkpoint, engine, open_decoder(checkpoint, decoder, diffusion, dtype, device))
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -145,7 +156,8 @@ class IllumePipeline:
                 left = total - progress.finished
                 callback_on_step_end(self, progress.step - 1, left, {"progress": progress})
 
-        done = sorted(self._all(tasks, on_step, on_partial, partial_every), key=lambda d: (d.task.tag, d.sample))
+        done = self._all(tasks, on_step, on_partial, partial_every, decode=output_type != "codes")
+        done.sort(key=lambda d: (d.task.tag, d.sample))
         records = [with_size(d.record, d.codes) for d in done if d.codes is not None]
         return PipelineOutput(_output(done, output_type), [d.seed for d in done], records)
 
@@ -214,13 +226,17 @@ class IllumePipeline:
         it (None: about ten times a picture, and after every token of an answer); the finished samples are the same
         without it. Only errors that are nobody's fault (of `tasks` itself, of a callback, or out of memory) are raised.
         """
-        queue = DecodingQueue[Any](self.decoder) if decode else None
+        queue = DecodingQueue[Any](self.pictures) if decode else None
         drafts = None if on_partial is None else Drafts(self.tasks, self.decoder, on_partial, partial_every)
         yield from Stream(self.tasks, self.engine, queue, drafts).results(tasks, on_step)
 
-    def decode(self, codes: Sequence[ImageCodes]) -> Tensor:
-        """Codes of pictures of one size -> uint8 [N, 3, H, W]; a picture is the same in any company."""
-        return self.decoder.decode(codes)
+    def decode(self, codes: Sequence[ImageCodes], seeds: Sequence[int] | None = None) -> Tensor:
+        """Codes of pictures of one size -> uint8 [N, 3, H, W]; a picture is the same in any company.
+
+        A diffusion decoder draws a picture's noise from its seed (None: 0 for each); pictures of a prompt have their
+        `Done.seed`.
+        """
+        return decode_pictures(self.pictures, codes, [0] * len(codes) if seeds is None else seeds)
 
     def _all(
         self,
@@ -228,8 +244,9 @@ class IllumePipeline:
         on_step: OnStep | None = None,
         on_partial: OnDraft | None = None,
         partial_every: int | None = None,
+        decode: bool = True,
     ) -> list[Done]:
-        done = list(self.generate_stream(tasks, on_step, on_partial=on_partial, partial_every=partial_every))
+        done = list(self.generate_stream(tasks, on_step, decode, on_partial, partial_every))
         for d in done:
             if d.error is not None:
                 raise d.error

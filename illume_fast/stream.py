@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -11,9 +12,8 @@ from illume_fast.data.memory import out_of_memory
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.decoding import Decoded, DecodingQueue
 from illume_fast.drafts import Drafts
-from illume_fast.engine import Engine, Request, Result
+from illume_fast.engine import Engine, Progress, Request, Result, sample_seed
 from illume_fast.engine.request import OnStep
-from illume_fast.model.vision_folder import require_vision_tokenizer
 from illume_fast.outcome import Done, Drawn, undecodable
 from illume_fast.records import record_of
 from illume_fast.tasks import Answer, Task, Tasks, Wanted
@@ -57,7 +57,7 @@ class Stream:
         requests = self._requests(iter(tasks))
         while True:
             show = None if self._drafts is None else self._drafts.show
-            for result in self._engine.generate(requests, on_step, show):
+            for result in self._engine.generate(requests, partial(self._stepped, on_step), show):
                 yield from self._taken_refused()
                 yield from self._take(result)
             yield from self._taken_refused()
@@ -67,6 +67,12 @@ class Stream:
         if self._queue is not None:
             for decoded in self._queue.flush():
                 yield from self._decoded(decoded)
+
+    def _stepped(self, on_step: OnStep | None, progress: Progress) -> None:
+        if self._queue is not None:
+            self._queue.advance()
+        if on_step is not None:
+            on_step(progress)
 
     def _requests(self, tasks: Iterator[Task]) -> Iterator[Request | None]:
         """What answers under way go on with before what is new; None while they have nothing yet."""
@@ -80,7 +86,7 @@ class Stream:
     def _requests_of(self, task: Task) -> Iterator[Request]:
         try:
             if self._queue is not None and task.draws:
-                require_vision_tokenizer(self._tasks.checkpoint.vision_tokenizer)
+                self._queue.check()
             requests = self._tasks.requests(task)
         except Exception as error:
             # a tokenizer or an encoder that breaks on a task is that task's trouble; a lack of memory everybody's
@@ -109,7 +115,7 @@ class Stream:
         elif result.error is None and wanted.grid is not None:
             codes = self._tasks.codes(result.ids, wanted.grid)
             whole.done = replace(done, codes=codes)
-            yield from self._decode(whole, codes)
+            yield from self._decode(whole, codes, result.seed)
             return
         yield from _if_whole(whole)
 
@@ -131,7 +137,7 @@ class Stream:
             whole.done = self._answered(answer, error)
         codes = [part for part in answer.parts[parts:] if isinstance(part, ImageCodes)]
         for picture in codes:
-            yield from self._decode(whole, picture)
+            yield from self._decode(whole, picture, sample_seed(answer.task.seed, len(whole.pictures)))
         if not codes:
             yield from _if_whole(whole)
 
@@ -145,14 +151,14 @@ class Stream:
             return replace(done, codes=parts[0].codes)
         return done
 
-    def _decode(self, whole: _Whole, codes: ImageCodes) -> Iterator[Done]:
+    def _decode(self, whole: _Whole, codes: ImageCodes, seed: int) -> Iterator[Done]:
         place = len(whole.pictures)
         whole.pictures.append(None)
         if self._queue is None:
             yield from _if_whole(whole)
             return
         whole.decoding += 1
-        for decoded in self._queue.add((whole, place), codes):
+        for decoded in self._queue.add((whole, place), codes, seed):
             yield from self._decoded(decoded)
 
     def _decoded(self, decoded: Decoded[tuple[_Whole, int]]) -> Iterator[Done]:

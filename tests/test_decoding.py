@@ -129,7 +129,7 @@ class Later:
 def test_work_under_way_is_bounded_and_handed_out_in_order(decoder, monkeypatch):
     events, start = [], decoder.start
 
-    def later(codes):
+    def later(codes, seeds):
         events.append(Later())
         return start(codes)[0], events[-1]
 

@@ -72,7 +72,20 @@ class GuidanceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawOptions(GuidanceOptions, SamplingOptions, ModelOptions, OutputOptions):
+class DecoderOptions:
+    """What makes pictures of the codes that are drawn."""
+
+    decoder: Annotated[str | None, arg(metavar="pixel|diffusion|DIR", help_behavior_hint=MODELS_OWN)] = None
+    """What makes pictures of codes: the vision tokenizer's own pixel decoder, the diffusion decoder in the model's
+    folder, or the folder of one. A diffusion decoder's pictures are twice as high and as wide."""
+    diffusion_steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 50)")] = None
+    """Steps of the diffusion decoder for a picture; fewer are faster."""
+    diffusion_guidance: Annotated[float | None, arg(metavar="G", help_behavior_hint="(default: 2)")] = None
+    """How strongly the diffusion decoder follows the codes, from 0 to 100; up to 1 is no guidance, and costs half."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions(DecoderOptions, GuidanceOptions, SamplingOptions, ModelOptions, OutputOptions):
     """Options of every command that draws into a folder."""
 
     format: Format = "png"

@@ -48,6 +48,9 @@ def generate_batch(
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
+    decoder: str | None = None,
+    diffusion_steps: int | None = None,
+    diffusion_guidance: float | None = None,
     batch_size: int = 64,
     format: Format = "png",
     per_file: int = 1000,
@@ -91,6 +94,9 @@ def generate_batch(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        decoder=decoder,
+        diffusion_steps=diffusion_steps,
+        diffusion_guidance=diffusion_guidance,
         batch_size=batch_size,
         format=format,
         per_file=per_file,
@@ -102,6 +108,8 @@ def generate_batch(
     config.check()
     if loaded is not None and (workers, devices) != (1, "cpu"):
         raise InputError("a loaded pipeline is one worker on its own device; give workers and devices a model's name")
+    if loaded is not None and (decoder, diffusion_steps, diffusion_guidance) != (None, None, None):
+        raise InputError("a loaded pipeline has its decoder; give decoder and diffusion settings to from_pretrained")
     return run_job(_source(source), config, on_progress, loaded)
 
 

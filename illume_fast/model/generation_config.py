@@ -8,6 +8,7 @@ from illume_fast.model.strict import Config, ConfigError
 from illume_fast.model.vision_config import DualViTokConfig
 
 FORMAT = 1
+DECODERS = ("pixel", "diffusion")
 MODEL_TYPE = "illume_fast"
 
 
@@ -31,7 +32,8 @@ class SamplingDefaults(Config):
 class GenerationConfig(Config):
     """Sizes (height, width) the model was trained for, the first the default, and how it samples.
 
-    `has_unconditional` says whether training dropped prompts, without which guidance means nothing.
+    `has_unconditional` says whether training dropped prompts, without which guidance means nothing. `decoder` says what
+    makes pictures of codes unless a user says otherwise: the tokenizer's own "pixel" decoder, or a "diffusion" decoder.
     `repetition_penalty` is that of a published `generation_config.json`, which the official code applies and the plain
     chain does not.
     """
@@ -44,6 +46,7 @@ class GenerationConfig(Config):
     semantic: SamplingDefaults = SamplingDefaults(top_k=2048)
     pixel: SamplingDefaults = SamplingDefaults(top_k=6144)
     max_answer: int = 1024
+    decoder: str = "pixel"
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
@@ -53,6 +56,8 @@ class GenerationConfig(Config):
             raise ConfigError(f"GenerationConfig: guidance {self.guidance}, {self.edit_guidance} must be finite")
         if self.max_answer < 1:
             raise ConfigError(f"GenerationConfig.max_answer: must be at least 1, got {self.max_answer}")
+        if self.decoder not in DECODERS:
+            raise ConfigError(f"GenerationConfig.decoder: {self.decoder!r}; allowed are {', '.join(DECODERS)}")
         if not 0 < self.repetition_penalty < math.inf:
             raise ConfigError(f"GenerationConfig.repetition_penalty: must be above 0, got {self.repetition_penalty}")
 

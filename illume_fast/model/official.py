@@ -43,7 +43,7 @@ def official_config(folder: Path, sizes: DualViTokConfig | None = None) -> Check
     vision = _vision(values, sizes)
     model = _model(values, vision, added_tokens(folder))
     penalty = _repetition_penalty(folder / "generation_config.json")
-    generation = GenerationConfig(published_sizes(), repetition_penalty=penalty)
+    generation = GenerationConfig(published_sizes(), repetition_penalty=penalty, decoder="diffusion")
     return CheckpointConfig(model, vision, generation, has_vision_tokenizer=False)
 
 

@@ -28,7 +28,7 @@ def _illume_plus(decoder: DecoderConfig) -> CheckpointConfig:
     tokenizer = DualViTokConfig()
     tower = VisionTowerConfig(tokenizer.semantic_encoder.vit, tokenizer.pixel_encoder)
     model = IllumeModelConfig(decoder, tower, ProjectorConfig(), illume_plus_vocab(decoder.vocab_size))
-    return CheckpointConfig(model, tokenizer, GenerationConfig(published_sizes()))
+    return CheckpointConfig(model, tokenizer, GenerationConfig(published_sizes(), decoder="diffusion"))
 
 
 def published_sizes() -> tuple[tuple[int, int], ...]:
