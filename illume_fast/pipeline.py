@@ -15,7 +15,7 @@ from illume_fast.data.sizes import Size
 from illume_fast.data.turns import Turn, turns_of
 from illume_fast.decoders import open_decoder
 from illume_fast.decoding import Decoder, DecodingQueue, PictureDecoder, decode_pictures
-from illume_fast.diffusion import DiffusionSettings
+from illume_fast.diffusion import DiffusionPictures, DiffusionSettings
 from illume_fast.drafts import Drafts, Growing
 from illume_fast.engine import Engine, EngineConfig, Progress
 from illume_fast.engine.request import OnStep
@@ -47,9 +47,13 @@ class IllumePipeline:
         self.checkpoint = checkpoint
         self.tasks = Tasks(checkpoint)
         self.engine = Engine(checkpoint.model, engine)
-        # shows pictures while they are drawn, whatever makes the finished ones
-        self.decoder = PictureDecoder(checkpoint.vision_tokenizer, self.engine.device)
         self.pictures = open_decoder(checkpoint, device=self.engine.device) if decoder is None else decoder
+        # shows pictures while they are drawn, whatever makes the finished ones
+        self.decoder = (
+            self.pictures
+            if isinstance(self.pictures, PictureDecoder)
+            else PictureDecoder(checkpoint.vision_tokenizer, self.engine.device)
+        )
 
     @classmethod
     def from_pretrained(
@@ -228,7 +232,8 @@ class IllumePipeline:
         """
         queue = DecodingQueue[Any](self.pictures) if decode else None
         drafts = None if on_partial is None else Drafts(self.tasks, self.decoder, on_partial, partial_every)
-        yield from Stream(self.tasks, self.engine, queue, drafts).results(tasks, on_step)
+        made_with = self.pictures.record() if isinstance(self.pictures, DiffusionPictures) else {}
+        yield from Stream(self.tasks, self.engine, queue, drafts, made_with).results(tasks, on_step)
 
     def decode(self, codes: Sequence[ImageCodes], seeds: Sequence[int] | None = None) -> Tensor:
         """Codes of pictures of one size -> uint8 [N, 3, H, W]; a picture is the same in any company.
