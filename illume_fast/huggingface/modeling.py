@@ -12,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from illume_fast.data.sequence import expanded_length
 from illume_fast.data.sizes import image_grid
+from illume_fast.data.text_tokenizer import tokenizer_json
 from illume_fast.engine import EngineConfig
 from illume_fast.huggingface.adapters import has_adapters
 from illume_fast.huggingface.configuration import IllumeConfig, IllumeQwen2Config, refuse_hub
@@ -186,7 +187,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
         if state_dict is not None:
             self._require_own(state_dict)
         here = self.checkpoint
-        words = Path(here.tokenizer).read_text(encoding="utf-8")
+        words = tokenizer_json(here.tokenizer)
         shards = _bytes(max_shard_size)
         save_checkpoint(save_directory, here.config, self.core, here.vision_tokenizer, words, max_shard_bytes=shards)
 

@@ -15,14 +15,14 @@ from illume_fast.data.image import ImageProcessor, pad_to, to_picture, unpad
 from illume_fast.data.picture import on_white
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size, nearest_size
-from illume_fast.data.text_tokenizer import TextTokenizer
+from illume_fast.data.text_tokenizer import TextTokenizer, tokenizer_json
 from illume_fast.decoding import PictureDecoder
 from illume_fast.huggingface.chats import CHAT_TEMPLATE, Conversation, Rendered, render
 from illume_fast.huggingface.configuration import IllumeConfig, refuse_hub
 from illume_fast.huggingface.inputs import pad_rows
 from illume_fast.huggingface.loading import check_neutral
 from illume_fast.huggingface.tokens import Tokens, rows_of_ids
-from illume_fast.model.checkpoint import CONFIG, TOKENIZER, read_config, resolve
+from illume_fast.model.checkpoint import CONFIG, TOKENIZER, read_config, resolve, text_tokenizer
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.generation_config import CheckpointConfig
 from illume_fast.model.tensor_files import staging
@@ -60,7 +60,7 @@ class IllumeProcessor(ProcessorMixin):
         self.chat_template = CHAT_TEMPLATE
         tower = config.model.vision_tower
         self.image_processor = ImageProcessor(tower.factor, tower.min_pixels, tower.max_pixels)
-        self._words = Path(tokenizer).read_text(encoding="utf-8")
+        self._words = tokenizer_json(tokenizer)
         self._decoder: PictureDecoder | None = None
         if vision_tokenizer is not None:
             self.set_vision_tokenizer(vision_tokenizer)
@@ -73,7 +73,7 @@ class IllumeProcessor(ProcessorMixin):
         """
         check_neutral(rest)
         folder = resolve(pretrained_model_name_or_path)
-        return cls(read_config(folder), folder / TOKENIZER)
+        return cls(read_config(folder), text_tokenizer(folder))
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **rest: Any) -> list[str]:
         """Write `tokenizer.json`, `chat_template.jinja` and, where the folder has none, the model's `config.json`.
