@@ -44,9 +44,10 @@ class IllumePipeline:
         self.checkpoint = checkpoint
         self.tasks = Tasks(checkpoint)
         self.engine = Engine(checkpoint.model, engine)
-        # shows pictures while they are drawn, whatever makes the finished ones
-        self.decoder = PictureDecoder(checkpoint.vision_tokenizer, self.engine.device)
         self.pictures = open_decoder(checkpoint, device=self.engine.device) if decoder is None else decoder
+        # shows pictures while they are drawn, whatever makes the finished ones
+        shows = self.pictures if isinstance(self.pictures, PictureDecoder) else None
+        self.decoder = shows or PictureDecoder(checkpoint.vision_tokenizer, self.engine.device)
 
     @classmethod
     def from_pretrained(
