@@ -1,17 +1,22 @@
 """What comes out of a pipeline: samples that are done, and samples while they are made."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from illume_fast.data.chat import Written
+from illume_fast.data.errors import InputError
 from illume_fast.data.image import to_picture, unpad
 from illume_fast.data.picture import upright_size
+from illume_fast.data.png import write_png
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.turns import Turn
 from illume_fast.engine import RequestError
+from illume_fast.records import with_size
 from illume_fast.tasks import Task, name_of
 
 
@@ -44,6 +49,7 @@ class Done:
     codes: ImageCodes | None = None
     text: str | None = None
     answer: tuple[Written | Drawn, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
     error: Exception | None = None
 
     @property
@@ -58,8 +64,20 @@ class Done:
 
     @property
     def turn(self) -> Turn:
-        """The answer as the assistant's turn, to go on from. InputError where it is empty."""
+        """The answer as the assistant's turn, to go on from."""
         return Turn.assistant(*(part.codes if isinstance(part, Drawn) else part for part in self.answer))
+
+    def save(self, folder: Path | str, name: str = "picture") -> list[Path]:
+        """Write the pictures as `folder/name.png`, `name_1.png`, ..., with `record` in their text chunks.
+
+        Raises:
+            OSError: the folder cannot be written or is full.
+        """
+        drawn = [part for part in self.answer if isinstance(part, Drawn)]
+        pictures = [(self.codes, self.picture)] if self.codes else [(part.codes, part.picture) for part in drawn]
+        records = [with_size(self.record, codes) for codes, _ in pictures]
+        names = [name if k == 0 else f"{name}_{k}" for k in range(len(pictures))]
+        return save_pictures(folder, names, [picture for _, picture in pictures], records)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,10 +130,35 @@ def undecodable(task: Task, error: Exception) -> RequestError:
 
 @dataclass(frozen=True, eq=False)
 class PipelineOutput:
-    """Pictures, prompt by prompt, and the seed of each.
+    """Pictures, prompt by prompt, the seed of each, and how it was made.
 
     `images` is a list of PIL pictures, a float32 tensor [N, 3, H, W] in [0, 1], or a list of `ImageCodes`.
     """
 
     images: list[Image.Image] | Tensor | list[ImageCodes]
     seeds: list[int]
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Write PIL pictures as `folder/0000.png` and so on, prompt, seed and settings in their text chunks.
+
+        Raises:
+            InputError: the output is no PIL pictures.
+            OSError: the folder cannot be written or is full.
+        """
+        pictures = [image for image in self.images if isinstance(image, Image.Image)]
+        if len(pictures) < len(self.images):
+            raise InputError('only PIL pictures can be saved; call the pipeline with output_type="pil"')
+        return save_pictures(folder, [f"{number:04d}" for number in range(len(pictures))], pictures, self.records)
+
+
+def save_pictures(
+    folder: Path | str, names: Sequence[str], pictures: Sequence[Image.Image], records: Sequence[dict[str, Any]]
+) -> list[Path]:
+    """Write PNG files with records; each appears when it is whole."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png" for name in names]
+    for path, picture, record in zip(paths, pictures, records, strict=True):
+        write_png(path, picture, record)
+    return paths

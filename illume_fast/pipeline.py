@@ -21,6 +21,7 @@ from illume_fast.engine.request import OnStep
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
 from illume_fast.model.quantized import prepare
 from illume_fast.outcome import Done, Draft, Drawn, OnDraft, PipelineOutput
+from illume_fast.records import with_size
 from illume_fast.seeds import Generators, Seeds, drawn_seed, seed_of_each
 from illume_fast.stream import Stream
 from illume_fast.tasks import Ask, Converse, Draw, Task, Tasks
@@ -156,7 +157,8 @@ class IllumePipeline:
 
         done = self._all(tasks, on_step, on_partial, partial_every, decode=output_type != "codes")
         done.sort(key=lambda d: (d.task.tag, d.sample))
-        return PipelineOutput(_output(done, output_type), [d.seed for d in done])
+        records = [with_size(d.record, d.codes) for d in done if d.codes is not None]
+        return PipelineOutput(_output(done, output_type), [d.seed for d in done], records)
 
     def edit(
         self, image: Image.Image | Sequence[Image.Image], instruction: str | Sequence[str], **rest: Any

@@ -15,6 +15,7 @@ from illume_fast.drafts import Drafts
 from illume_fast.engine import Engine, Progress, Request, Result, sample_seed
 from illume_fast.engine.request import OnStep
 from illume_fast.outcome import Done, Drawn, undecodable
+from illume_fast.records import record_of
 from illume_fast.tasks import Answer, Task, Tasks, Wanted
 
 
@@ -106,7 +107,8 @@ class Stream:
         if wanted.answer is not None:
             yield from self._take_part(wanted.answer, result)
             return
-        done = Done(task=wanted.task, sample=wanted.sample, seed=result.seed, error=result.error)
+        record = record_of(wanted.task, result.seed, self._tasks)
+        done = Done(task=wanted.task, sample=wanted.sample, seed=result.seed, record=record, error=result.error)
         whole = _Whole(wanted.task, done)
         if result.error is None and wanted.grid is None:
             whole.done = replace(done, text=self._tasks.words(result.ids))
@@ -143,7 +145,8 @@ class Stream:
         task = answer.task
         parts = tuple(Drawn(part) if isinstance(part, ImageCodes) else part for part in answer.parts)
         words = "\n".join(part.text for part in answer.parts if isinstance(part, Written) and part.text)
-        done = Done(task=task, sample=0, seed=task.seed, answer=parts, text=words or None, error=error)
+        record = record_of(task, task.seed, self._tasks)
+        done = Done(task=task, sample=0, seed=task.seed, record=record, answer=parts, text=words or None, error=error)
         if task.answer == "image" and parts and isinstance(parts[0], Drawn):
             return replace(done, codes=parts[0].codes)
         return done

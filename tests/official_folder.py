@@ -31,12 +31,12 @@ def image_tokens(first: int, levels: tuple[int, int] = LEVELS) -> dict[str, int]
 def pixel_codec(**sizes: Any) -> dict[str, Any]:
     return {
         "ch": 32, "ch_mult": [1, 1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [4], "z_channels": 32,
-        "embed_dim": 32, "codebook_size": LEVELS[1], "double_z": False, "dropout": 0.0, "in_channels": 3,
+        "embed_dim": 32, "double_z": False, "dropout": 0.0, "in_channels": 3,
         "out_channels": 3, "use_dc_up_down_blocks": True, **sizes,
     }  # fmt: skip
 
 
-def vision_sizes() -> dict[str, Any]:
+def vision_sizes(levels: tuple[int, int] = LEVELS) -> dict[str, Any]:
     """The official config of a vision tokenizer with few weights."""
     vit = {
         "model": "Qwen2-VL ViT", "depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 48, "mlp_ratio": 4,
@@ -46,18 +46,18 @@ def vision_sizes() -> dict[str, Any]:
     blocks = {"num_blocks": 1, "z_channels": 32, "embed_dim": 64, "attn_implementation": "sdpa"}
     return {
         "semantic_encoder": {"semantic_encoder": vit, "proj_layer": "linear", "target_mlp": "norm", **blocks},
-        "semantic_quantizer": {**codes, "codebook_size": LEVELS[0]},
+        "semantic_quantizer": {**codes, "codebook_size": levels[0]},
         "semantic_decoder": {"proj_layer": "linear_norm", "output_channels": 48, **blocks},
-        "pixel_encoder": pixel_codec(),
-        "pixel_quantizer": {**codes, "codebook_size": LEVELS[1]},
-        "pixel_decoder": pixel_codec(ch=64, z_channels=64, embed_dim=64),
+        "pixel_encoder": pixel_codec(codebook_size=levels[1]),
+        "pixel_quantizer": {**codes, "codebook_size": levels[1]},
+        "pixel_decoder": pixel_codec(ch=64, z_channels=64, embed_dim=64, codebook_size=levels[1]),
         "pixel_drop_rate": None,
         "pixel_drop_batch_rate": 0.1,
         "pixel_noise_type": "random",
     }
 
 
-def official_values(text_size: int, rows: int, **changes: Any) -> dict[str, Any]:
+def official_values(text_size: int, rows: int, levels: tuple[int, int] = LEVELS, **changes: Any) -> dict[str, Any]:
     """`config.json` of a published language model with few weights."""
     part = {"type": "MLPProjector", "mlp_depth": 2}
     return {
@@ -72,7 +72,7 @@ def official_values(text_size: int, rows: int, **changes: Any) -> dict[str, Any]
         "mm_vision_tower": {
             "type": "DualVisionTower", "vq_config": "configs/dualvitok.py", "vq_ckpt": "checkpoints/dualvitok",
             "min_pixels": 1024, "max_pixels": 589824, "unfreeze_mm_vision_tower": True, "tune_vit_from_layer": 16,
-            "vq_model": {"type": "DualViTok", "config": vision_sizes()},
+            "vq_model": {"type": "DualViTok", "config": vision_sizes(levels)},
         },
         "mm_projector": {"type": "MixedProjector", "projector_cfg1": part, "projector_cfg2": part},
         **changes,
@@ -128,10 +128,10 @@ def describe(folder: Path, values: dict[str, Any], tokenizer_json: str) -> Path:
     return folder
 
 
-def write_tiny_official(folder: Path) -> Path:
-    """A whole published folder with few random weights in bfloat16."""
+def write_tiny_official(folder: Path, unused_rows: int = 9, **changes: Any) -> Path:
+    """A whole published folder with few random weights in bfloat16; `changes` are of its config."""
     text = TextTokenizer.train(WORDS * 3, 300)
-    values = official_values(text.size, text.size + len(image_tokens(0)) + 9)
+    values = official_values(text.size, text.size + len(image_tokens(0)) + unused_rows, **changes)
     describe(folder, values, with_image_tokens(text.to_json(), text.size))
     model, _ = build(read_config(folder))
     write_shards(folder, random_like(model.state_dict()), 3)

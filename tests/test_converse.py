@@ -278,7 +278,7 @@ def test_what_was_said_before_an_error_is_kept(tmp_path):
         ([Turn.user("a")], {"max_new_tokens": 1.5}, "max_new_tokens must be a whole number, got 1.5"),
         ([Turn.user("a")], {"picture_top_p": 2.0}, r"top_p must lie in \[0, 1\], got 2.0"),
         ([Turn.user(photo(1))], {"answer": "image"}, "the prompt is empty"),
-        ([Turn.user("a")], {"negative_prompt": "b", "guidance": 1.0}, "a negative prompt does nothing without guidance"),
+        ([Turn.user("a")], {"negative_prompt": "b", "guidance": 1.0}, "a negative prompt does nothing"),
         ([Turn.user("a")], {"negative_prompt": "b", "answer": "text"}, "a negative prompt does nothing without"),
         ([Turn.user("a\0b")], {}, "a turn of the user has a NUL character or half a surrogate pair in it"),
         ([{"role": "system", "content": "x"}], {}, "message 0: role 'system' is not allowed"),
@@ -300,5 +300,6 @@ def test_turns_hold_what_their_side_can_say():
         Turn.user(codes)
     with pytest.raises(InputError, match="a turn holds texts, PIL pictures and codes, got int"):
         Turn.user(3)
-    with pytest.raises(InputError, match="a turn of the assistant is empty"):
-        Turn.assistant()
+    with pytest.raises(InputError, match="a turn of the user is empty"):
+        Turn.user(" ")
+    assert Turn.assistant().words == ""

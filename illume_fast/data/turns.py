@@ -36,8 +36,8 @@ class Turn:
                 raise InputError(f"a turn holds texts, PIL pictures and codes, got {type(part).__name__}")
             if self.role == "user" and isinstance(part, ImageCodes | Written):
                 raise InputError("a user shows pictures as PIL pictures; codes stand in the assistant's turns")
-        if not any(not isinstance(part, str) or part.strip() for part in self.parts):
-            raise InputError(f"a turn of the {self.role} is empty")
+        if self.role == "user" and not any(not isinstance(part, str) or part.strip() for part in self.parts):
+            raise InputError("a turn of the user is empty")
 
     @classmethod
     def user(cls, *parts: TurnPart) -> Self:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from illume_fast.model.vocab import IMAGE_PLACEHOLDER
@@ -74,7 +75,6 @@ def _one(number: int, picture: Tensor) -> Tensor:
 def pad_rows(rows: Sequence[Tensor], value: float, left: bool, width: int = 0) -> Tensor:
     """Rows [n, ...] of several lengths -> [B, T, ...], filled up with `value` on one side; T is at least `width`."""
     width = max(width, *map(len, rows))
-    whole = rows[0].new_full((len(rows), width, *rows[0].shape[1:]), value)
-    for out, row in zip(whole, rows, strict=True):
-        out[width - len(row) if left else 0 :][: len(row)] = row
-    return whole
+    filled = [row.new_full((width - len(row), *row.shape[1:]), value) for row in rows]
+    both = [(fill, row) if left else (row, fill) for row, fill in zip(rows, filled, strict=True)]
+    return torch.stack([torch.cat(parts) for parts in both])

@@ -39,6 +39,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
     input_modalities = ["image", "text"]  # noqa: RUF012
     _no_split_modules = ["DecoderLayer", "DualVisionTower", "MixedProjector"]  # noqa: RUF012
     _supports_sdpa = True
+    generation_config = None  # peft asks for one; ours is part of the checkpoint's config
 
     core: IllumeModel
     vision_tokenizer: DualViTok | None
@@ -110,8 +111,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
         """
         if self.tokenizer is None:
             raise ValueError("this model came without a tokenizer; set model.tokenizer to the path of a tokenizer.json")
-        # a model that only writes words has none
-        return Checkpoint(self.checkpoint_config, self.core, self.vision_tokenizer, self.tokenizer)  # type: ignore[arg-type]
+        return Checkpoint(self.checkpoint_config, self.core, self.vision_tokenizer, self.tokenizer)
 
     def forward(
         self,

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
-from PIL import Image
 
 from illume_fast import __version__, ops
 from illume_fast.data.errors import InputError
@@ -24,7 +23,7 @@ from illume_fast.jobs.config import JobConfig, option
 from illume_fast.jobs.ledger import Record
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
 from illume_fast.ops.dispatch import Backend, use_backend
-from illume_fast.pipeline import Ask, IllumePipeline
+from illume_fast.pipeline import IllumePipeline
 
 T = TypeVar("T")
 
@@ -148,14 +147,6 @@ class Painter:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.pipeline = _largest(checkpoint, replace(config, max_batch=max(1, config.max_batch // 2)), decoder)
-
-    def answer(self, prompt: str, picture: Image.Image | None, max_tokens: int | None) -> str:
-        """What the model says to `prompt`."""
-        images = () if picture is None else (picture,)
-        (done,) = self.pipeline.generate_stream([Ask(prompt=prompt, images=images, max_new_tokens=max_tokens)])
-        if done.error is not None:
-            raise done.error
-        return done.text or ""
 
 
 def _first(*values: T | None) -> T | None:

@@ -50,8 +50,7 @@ class Answer:
         drawing = _Drawing(
             task.picture_temperature, task.picture_top_k, task.picture_top_p, task.guidance, task.negative_prompt
         )
-        shown = any(turn.role == "user" and turn.pictures for turn in task.messages)
-        default = generation.edit_guidance if shown else generation.guidance
+        default = generation.edit_guidance if task.shows_pictures else generation.guidance
         try:
             self._words = SamplingParams((sampling_set(task, generation.text),))
             sets = tuple(sampling_set(drawing, d) for d in (generation.semantic, generation.pixel))

@@ -44,6 +44,11 @@ class Draw:
         return self.image if self.restore else None
 
     @property
+    def shows_pictures(self) -> bool:
+        """Whether it is an edit, which has guidance of its own."""
+        return self.image is not None
+
+    @property
     def draws(self) -> bool:
         """Whether pictures may come of it."""
         return True
@@ -124,6 +129,11 @@ class Converse:
     def prompt(self) -> str:
         """The user's last words."""
         return self.messages[-1].words if self.messages else ""
+
+    @property
+    def shows_pictures(self) -> bool:
+        """Whether a user has shown pictures: what is drawn then is guided as an edit."""
+        return any(turn.role == "user" and turn.pictures for turn in self.messages)
 
     @property
     def source(self) -> Image.Image | None:

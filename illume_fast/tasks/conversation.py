@@ -6,7 +6,6 @@ behind their size tags (ILLUME+, Huang et al., arXiv 2504.01934).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 
@@ -103,7 +102,9 @@ def _said(tools: Tools, task: Converse, number: int, asked: Size | None) -> Said
     """
     turn, later = task.messages[number], task.messages[number + 1 :]
     if turn.role == "assistant":
-        parts = [p for part in turn.parts for p in (_written(tools, part) if _is_picture(part) else (part,))]
+        parts: list[Part] = []
+        for part in turn.parts:
+            parts += _written(tools, part) if isinstance(part, Image.Image | ImageCodes) else (part,)
         return Said(Message("assistant", tuple(parts)))
     size = _size_of_answer(tools, later[0]) if later else asked
     if size is not None and turn.words:
@@ -131,7 +132,7 @@ def _size_of_answer(tools: Tools, turn: Turn) -> Size | None:
     return nearest_size(upright_size(turn.pictures[0]), tools.generation.sizes)
 
 
-def _written(tools: Tools, picture: Any) -> tuple[Part, ...]:
+def _written(tools: Tools, picture: Image.Image | ImageCodes) -> tuple[Part, ...]:
     codes = picture if isinstance(picture, ImageCodes) else tools.codes_of(picture)
     wanted = tools.grid((codes.height, codes.width)).levels
     if (given := tuple(tuple(level.shape) for level in codes.levels)) != wanted:

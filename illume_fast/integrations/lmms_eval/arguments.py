@@ -69,6 +69,7 @@ class Arguments:
     seed: int = 0
     quantize: str | None = None
     cache_tokens: int | None = None
+    max_pixels: int | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:

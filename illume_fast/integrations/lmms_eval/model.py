@@ -4,11 +4,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.api.registry import register_model
 from tqdm import tqdm
@@ -17,13 +18,14 @@ from illume_fast.data.errors import InputError
 from illume_fast.engine import EngineConfig
 from illume_fast.integrations.lmms_eval import NAME
 from illume_fast.integrations.lmms_eval.arguments import DTYPES, Arguments
-from illume_fast.integrations.lmms_eval.questions import Question, answers, seed_of, without_marks
+from illume_fast.integrations.lmms_eval.questions import Question, answers, seed_of
 from illume_fast.integrations.lmms_eval.rounds import Game, play
 from illume_fast.integrations.lmms_eval.scoring import losses
 from illume_fast.integrations.lmms_eval.thinking import Thinker, Thought, is_marked
 from illume_fast.integrations.lmms_eval.visuals import pictures_of
 from illume_fast.integrations.lmms_eval.wording import Wording
-from illume_fast.pipeline import Ask, IllumePipeline
+from illume_fast.pipeline import IllumePipeline
+from illume_fast.tasks import Ask, Converse
 
 # questions that are drawn together before any is answered, in batches
 _THOUGHTS_TOGETHER = 4
@@ -109,13 +111,9 @@ class IllumeFast(lmms):
 
         def question(game: Game, number: int) -> Question:
             name, repeat, wording = known[id(game)]
-            return Question(
-                id=f"{name} round {number}",
-                words=game.context,
-                pictures=pictures_of(game.visuals, name),
-                wording=wording,
-                seed=self._seed(wording, f"{name} {number}", repeat),
-            )
+            seed = self._seed(wording, f"{name} {number}", repeat)
+            asked = self._asked(game.context, game.visuals, f"{name} round {number}")
+            return replace(asked, wording=wording, seed=seed)
 
         def answer(going: Sequence[Game], number: int) -> list[str]:
             asked = [partial(question, game, number) for game in going]
@@ -124,30 +122,33 @@ class IllumeFast(lmms):
 
         return play(games, answer)
 
-    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """The loss of each request's answer (mean cross entropy, lower is likelier), and whether it is the greedy one.
 
         The loss and not the log probability, because lmms-eval takes the answer with the least (as its own models
-        return it).
+        return it). Each pair is wrapped, because the evaluator of 0.7.3 makes a text of a bare one.
         """
-        asked: list[tuple[Ask, str]] = []
-        for request in requests:
-            context, target, doc_to_visual, *place = request.args
-            document, name = self._document(*place), _name(*place)
-            answer = target if isinstance(target, str) else target(document)
-            if not isinstance(answer, str):
-                raise InputError(f"{name}: the answer to be scored must be a text, got {answer!r}")
-            pictures = pictures_of(None if doc_to_visual is None else doc_to_visual(document), name)
-            words = without_marks(context, len(pictures), name)
-            asked.append((Ask(prompt=words, images=pictures, max_new_tokens=1, id=name), answer))
-        return losses(self.pipeline, asked, self.batch_size)
+        asked = map(self._scored, requests)
+        return [GenerationResult(text=pair) for pair in losses(self.pipeline, asked, self.batch_size)]
+
+    def _scored(self, request: Instance) -> tuple[Ask | Converse, str]:
+        context, target, doc_to_visual, *place = request.args
+        document, name = self._document(*place), _name(*place)
+        answer = target if isinstance(target, str) else target(document)
+        if not isinstance(answer, str):
+            raise InputError(f"{name}: the answer to be scored must be a text, got {answer!r}")
+        question = self._asked(context, None if doc_to_visual is None else doc_to_visual(document), name)
+        return question.task(self.pipeline), answer
 
     def _question(self, request: Instance, repeat: int) -> Question:
         context, kwargs, doc_to_visual, *place = request.args
         name, wording = _name(*place), Wording.of(kwargs)
         visuals = None if doc_to_visual is None else doc_to_visual(self._document(*place))
-        seed = self._seed(wording, name, repeat)
-        return Question(id=name, words=context, pictures=pictures_of(visuals, name), wording=wording, seed=seed)
+        return replace(self._asked(context, visuals, name), wording=wording, seed=self._seed(wording, name, repeat))
+
+    def _asked(self, context: str, visuals: Any, name: str) -> Question:
+        pictures = pictures_of(visuals, name)
+        return Question(id=name, words=context, pictures=pictures, max_pixels=self.arguments.max_pixels)
 
     def _thought(self, request: Instance, repeat: int) -> Thought:
         doc_id, task = request.args[3], request.args[4]
@@ -187,6 +188,7 @@ def _load(arguments: Arguments, device: torch.device) -> IllumePipeline:
         device=device,
         engine=EngineConfig(max_batch=arguments.batch_size, cache_tokens=arguments.cache_tokens),
         quantize=arguments.quantize,
+        vision_tokenizer=arguments.tokenizer_config_path,
     )
 
 

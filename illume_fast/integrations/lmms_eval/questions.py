@@ -9,62 +9,74 @@ from PIL import Image
 
 from illume_fast.data.chat import IMAGE_MARK
 from illume_fast.data.errors import InputError
+from illume_fast.data.turns import Turn
 from illume_fast.integrations.lmms_eval.wording import GREEDY, Wording
-from illume_fast.pipeline import Ask, Draw, IllumePipeline
+from illume_fast.pipeline import IllumePipeline
+from illume_fast.tasks import Ask, Converse, Draw, Task
 
 OnFailure = Callable[[Exception], None]
-Task = Ask | Draw
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Question:
-    """What is asked about some pictures; `id` names it in messages, `seed` starts its chance."""
+    """What is asked about some pictures; `id` names it in messages, `seed` starts its chance.
+
+    Where marks `<image>` in the words stand for the pictures, these are shown there; otherwise before the words.
+    Pictures are scaled down to `max_pixels` (None: the model's bound).
+    """
 
     id: str
     words: str
     pictures: Sequence[Image.Image] = ()
     wording: Wording = GREEDY
     seed: int = 0
+    max_pixels: int | None = None
 
-    def task(self, pipeline: IllumePipeline) -> Ask:
-        """The question as a task of the pipeline; its longest answer ends where the model's context does."""
-        ask = Ask(
-            prompt=without_marks(self.words, len(self.pictures), self.id),
-            images=self.pictures,
-            max_new_tokens=self.wording.max_new_tokens,
-            temperature=self.wording.temperature,
-            top_k=self.wording.top_k,
-            top_p=self.wording.top_p,
-            seed=self.seed,
-            id=self.id,
-        )
-        most = pipeline.tasks.generation.max_answer if ask.max_new_tokens is None else ask.max_new_tokens
-        return replace(ask, max_new_tokens=max(1, min(most, room_after(pipeline, ask))))
+    def task(self, pipeline: IllumePipeline) -> Ask | Converse:
+        """The question as a task of the pipeline; its longest answer ends where the model's context does.
+
+        Raises:
+            InputError: there are more or fewer marks than pictures, or the question cannot be asked.
+        """
+        task = self._task()
+        asked = task.max_new_tokens
+        most = pipeline.tasks.generation.max_answer if asked is None else asked
+        return replace(task, max_new_tokens=max(1, min(most, room_after(pipeline, task))))
+
+    def _task(self) -> Ask | Converse:
+        how: dict[str, Any] = {
+            "max_new_tokens": self.wording.max_new_tokens,
+            "max_pixels": self.max_pixels,
+            "temperature": self.wording.temperature,
+            "top_k": self.wording.top_k,
+            "top_p": self.wording.top_p,
+            "seed": self.seed,
+            "id": self.id,
+        }
+        marks = self.words.count(IMAGE_MARK) if self.pictures else 0
+        if marks not in (0, len(self.pictures)):
+            raise InputError(f"{self.id}: {marks} marks {IMAGE_MARK} for {len(self.pictures)} pictures")
+        words = without_leading_marks(self.words) if marks else self.words
+        if not marks or IMAGE_MARK not in words:
+            return Ask(prompt=words, images=self.pictures, **how)
+        texts, pictures = self.words.split(IMAGE_MARK), iter(self.pictures)
+        parts = [part for text in texts for part in (text, next(pictures, None)) if part is not None and part != ""]
+        return Converse(messages=(Turn.user(*parts),), answer="text", keep=False, **how)
 
 
-def room_after(pipeline: IllumePipeline, ask: Ask) -> int:
-    """How many tokens the model and its cache take behind the prompt of `ask`."""
-    (request,) = pipeline.tasks.requests(replace(ask, max_new_tokens=1))
+def without_leading_marks(words: str) -> str:
+    """`words` without the marks before the first word."""
+    while words.lstrip().startswith(IMAGE_MARK):
+        words = words.lstrip().removeprefix(IMAGE_MARK).lstrip()
+    return words
+
+
+def room_after(pipeline: IllumePipeline, task: Ask | Converse) -> int:
+    """How many tokens the model and its cache take behind the prompt of a question."""
+    (request,) = pipeline.tasks.requests(replace(task, max_new_tokens=1))
     engine = pipeline.engine
     longest = engine.model.decoder.config.max_position_embeddings
     return min(longest, engine.cache.capacity * engine.config.page_size) - sum(map(len, request.prompt))
-
-
-def without_marks(words: str, pictures: int, origin: str) -> str:
-    """`words` without the marks that stand for their pictures, which are put before the words.
-
-    Raises:
-        InputError: there are marks within the words, or more or fewer than pictures.
-    """
-    marks = words.count(IMAGE_MARK)
-    if not marks:
-        return words
-    if marks != pictures:
-        raise InputError(f"{origin}: {marks} marks {IMAGE_MARK} for {pictures} pictures")
-    rest = words.replace(IMAGE_MARK, "", marks)
-    if words.rindex(IMAGE_MARK) > len(words) - len(rest.lstrip()):
-        raise InputError(f"{origin}: {IMAGE_MARK} stands within the words; pictures can only stand before them")
-    return rest.strip()
 
 
 def seed_of(base: int, name: str, repeat: int) -> int:
@@ -84,7 +96,7 @@ def answers(
     """
     wordings: dict[int, Wording] = {}
 
-    def task(number: int) -> Ask:
+    def task(number: int) -> Ask | Converse:
         question = questions[number]()
         wordings[number] = question.wording
         return question.task(pipeline)
@@ -95,7 +107,7 @@ def answers(
 
 def drawings(
     pipeline: IllumePipeline,
-    tasks: Sequence[Callable[[], Draw]],
+    tasks: Sequence[Callable[[], Draw | Converse]],
     on_failure: OnFailure,
 ) -> list[Image.Image | None]:
     """The picture of each task; None where it failed and `on_failure` returned."""

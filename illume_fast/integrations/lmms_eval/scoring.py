@@ -1,6 +1,7 @@
 """How likely given words are as an answer, by one pass of the model over several questions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +9,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from illume_fast.data.errors import InputError
-from illume_fast.pipeline import Ask, IllumePipeline
+from illume_fast.pipeline import IllumePipeline
+from illume_fast.tasks import Ask, Converse
 
 
 @torch.inference_mode()
-def losses(pipeline: IllumePipeline, asked: Sequence[tuple[Ask, str]], batch_size: int = 1) -> list[tuple[float, bool]]:
+def losses(
+    pipeline: IllumePipeline, asked: Iterable[tuple[Ask | Converse, str]], batch_size: int = 1
+) -> list[tuple[float, bool]]:
     """Of each question and answer, the mean cross entropy of the answer's tokens, and whether greedy decoding begins
     with them.
 
@@ -23,13 +27,13 @@ def losses(pipeline: IllumePipeline, asked: Sequence[tuple[Ask, str]], batch_siz
         InputError: a question cannot be asked, or its answer has no tokens or is too long.
     """
     found: list[tuple[float, bool]] = []
-    for start in range(0, len(asked), batch_size):
-        rows = [_row(pipeline, ask, answer) for ask, answer in asked[start : start + batch_size]]
+    left = iter(asked)
+    while rows := [_row(pipeline, ask, answer) for ask, answer in islice(left, batch_size)]:
         found += _losses(pipeline, rows)
     return found
 
 
-def _row(pipeline: IllumePipeline, ask: Ask, answer: str) -> tuple[Tensor, Tensor]:
+def _row(pipeline: IllumePipeline, ask: Ask | Converse, answer: str) -> tuple[Tensor, Tensor]:
     """Embeddings [T, H] of prompt and answer, and the answer's ids int64 [L]."""
     (request,) = pipeline.tasks.requests(ask)
     ids = pipeline.tasks.chat.text.encode(answer.lstrip())

@@ -8,21 +8,32 @@ other.
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from illume_fast.data.chat import IMAGE_MARK
 from illume_fast.data.errors import InputError
 from illume_fast.data.files import write_atomically
+from illume_fast.data.picture import upright_size
 from illume_fast.data.png import write_png
 from illume_fast.data.prompts import parse_size
 from illume_fast.data.sizes import Size, nearest_size
+from illume_fast.data.turns import Turn
 from illume_fast.integrations.lmms_eval.arguments import Arguments
-from illume_fast.integrations.lmms_eval.questions import OnFailure, Question, answers, drawings, without_marks
+from illume_fast.integrations.lmms_eval.questions import (
+    OnFailure,
+    Question,
+    answers,
+    drawings,
+    without_leading_marks,
+)
 from illume_fast.integrations.lmms_eval.wording import Wording
-from illume_fast.pipeline import Draw, IllumePipeline
+from illume_fast.pipeline import IllumePipeline
+from illume_fast.tasks import Converse, Draw
 
 _DRAW = re.compile(r"\[GEN_PROMPT\](.*?)\[/GEN_PROMPT\]", re.DOTALL)
 _ASK = re.compile(r"\[QUESTION\](.*?)\[/QUESTION\]", re.DOTALL)
@@ -80,7 +91,7 @@ class Thinker:
         """
         made: list[Thought | None] = [None] * len(thoughts)
 
-        def drawn(number: int) -> Draw:
+        def drawn(number: int) -> Draw | Converse:
             made[number] = thought = thoughts[number]()
             return self._draw(thought)
 
@@ -101,46 +112,53 @@ class Thinker:
         said = {n: answer for (n, _, _), answer in zip(whole, found, strict=True)}
         return [said.get(n, "") for n in range(len(thoughts))]
 
-    def _draw(self, thought: Thought) -> Draw:
-        pictures, arguments = thought.question.pictures, self.arguments
+    def _draw(self, thought: Thought) -> Draw | Converse:
+        """The picture to think with: drawn from words, or an edit of what is shown, the first giving the size."""
+        shown, arguments = thought.question.pictures, self.arguments
         if not arguments.enable_image_decoding:
             raise InputError(f"{thought.name}: is to be drawn, and enable_image_decoding=False forbids it")
-        if len(pictures) > 1:
-            raise InputError(f"{thought.name}: shows {len(pictures)} pictures; one can be edited to think with")
-        prompt, _ = taken_apart(thought.context, arguments.generation_prompt_template)
-        image = pictures[0] if pictures else None
-        size = self._size
-        if size is None and image is not None:
-            size = nearest_size((image.height, image.width), self.pipeline.sizes)
-        grid = self.pipeline.tasks.grid(size)
-        steps = len(self.pipeline.tasks.plan(grid))
-        if steps > arguments.stage1_max_new_tokens:
-            raise InputError(
-                f"model_args: stage1_max_new_tokens={arguments.stage1_max_new_tokens}: a picture of"
-                f" {grid.height}x{grid.width} has {steps} tokens"
+        words, _ = taken_apart(thought.context, arguments.generation_prompt_template)
+        prompt = words.replace(IMAGE_MARK, "").strip() if shown else words
+        how: dict[str, Any] = {
+            "size": self._size_of(shown),
+            "guidance": arguments.stage1_guidance,
+            "restore": False,
+            "seed": thought.question.seed,
+            "id": thought.name,
+        }
+        temperature, top_p = arguments.stage1_temperature, arguments.stage1_top_p
+        if len(shown) > 1:
+            turn = Turn.user(*shown, prompt)
+            return Converse(
+                messages=(turn,),
+                answer="image",
+                keep=False,
+                picture_temperature=temperature,
+                picture_top_p=top_p,
+                **how,
             )
-        return Draw(
-            prompt=without_marks(prompt, len(pictures), thought.name),
-            image=image,
-            size=size,
-            guidance=arguments.stage1_guidance,
-            temperature=arguments.stage1_temperature,
-            top_p=arguments.stage1_top_p,
-            seed=thought.question.seed,
-            restore=False,
-            id=thought.name,
-        )
+        return Draw(prompt=prompt, image=shown[0] if shown else None, temperature=temperature, top_p=top_p, **how)
+
+    def _size_of(self, shown: Sequence[Image.Image]) -> Size | None:
+        size = self._size
+        if size is None and shown:
+            size = nearest_size(upright_size(shown[0]), self.pipeline.sizes)
+        grid, most = self.pipeline.tasks.grid(size), self.arguments.stage1_max_new_tokens
+        if (steps := len(self.pipeline.tasks.plan(grid))) > most:
+            raise InputError(
+                f"model_args: stage1_max_new_tokens={most}: a picture of {grid.height}x{grid.width} has {steps} tokens"
+            )
+        return size
 
     def _asked(self, thought: Thought, picture: Image.Image) -> Question:
+        """The question, with the drawing behind the pictures that it shows."""
+        question = thought.question
         _, words = taken_apart(thought.context, self.arguments.generation_prompt_template)
-        shown = thought.question.pictures
-        return Question(
-            id=thought.name,
-            words=without_marks(words, len(shown), thought.name),
-            pictures=(*shown, picture),
-            wording=self._wording,
-            seed=thought.question.seed,
-        )
+        if question.pictures and IMAGE_MARK in without_leading_marks(words):
+            words = f"{words}\n{IMAGE_MARK}"
+        elif question.pictures:
+            words = without_leading_marks(words)
+        return replace(question, words=words, pictures=(*question.pictures, picture), wording=self._wording)
 
     def _save(self, thought: Thought, picture: Image.Image) -> None:
         path = self._path(thought)

@@ -40,6 +40,9 @@ class Wording:
             if key not in (*_OURS, *_FIXED, *_OF_OTHERS):
                 known = ", ".join((*_OURS, *_FIXED, *_OF_OTHERS))
                 raise InputError(f"generation_kwargs: {key!r} is not known; known are {known}")
+        most = kwargs.get("max_new_tokens")
+        if most is not None and int(most) < 1:
+            raise InputError(f"generation_kwargs: max_new_tokens must be at least 1, got {most}")
         temperature = kwargs.get("temperature")
         do_sample = kwargs.get("do_sample")
         if do_sample is None:
@@ -49,7 +52,7 @@ class Wording:
         else:
             temperature = 0.0
         return cls(
-            max_new_tokens=None if kwargs.get("max_new_tokens") is None else int(kwargs["max_new_tokens"]),
+            max_new_tokens=None if most is None else int(most),
             temperature=float(temperature),
             top_k=kwargs.get("top_k"),
             top_p=kwargs.get("top_p"),
