@@ -11,6 +11,7 @@ from tyro.conf import DisallowNone, subcommand
 from illume_fast import __version__
 from illume_fast.commands.bench import bench
 from illume_fast.commands.chat import Chat, chat
+from illume_fast.commands.convert import Convert, convert
 from illume_fast.commands.edit import Edit, edit
 from illume_fast.commands.evaluate import Evaluate, evaluate
 from illume_fast.commands.failures import explain
@@ -23,6 +24,7 @@ Command = (
     | Annotated[Edit, subcommand("edit")]
     | Annotated[Chat, subcommand("chat")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Convert, subcommand("convert")]
     | Annotated[Info, subcommand("info")]
 )
 COMMANDS: dict[type, Callable[[Any], int | None]] = {
@@ -30,6 +32,7 @@ COMMANDS: dict[type, Callable[[Any], int | None]] = {
     Edit: edit,
     Chat: chat,
     Evaluate: evaluate,
+    Convert: convert,
     Info: info,
 }
 DESCRIPTION = f"""illume_fast {__version__}: draw, edit and describe pictures with ILLUME models.

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import torch
 
+from illume_fast.data.chat import Written
 from illume_fast.decoding import PictureDecoder
 from illume_fast.engine import Partial, Request, sample_seed
-from illume_fast.outcome import Draft, OnDraft, undecodable
+from illume_fast.outcome import Draft, Drawn, OnDraft, shown_parts, undecodable
 from illume_fast.partials import partial_pixels
 from illume_fast.tasks import Tasks
 
@@ -34,7 +35,9 @@ class Drafts:
         """Give `on_draft` a sample as far as it is made."""
         request, wanted = under_way.request, under_way.request.tag
         seed = sample_seed(request.seed, under_way.sample)
-        draft = Draft(task=wanted.task, sample=wanted.sample, seed=seed)
+        before = () if wanted.answer is None else wanted.answer.parts
+        parts = shown_parts([part if isinstance(part, Written) else Drawn(part) for part in before])
+        draft = Draft(task=wanted.task, sample=wanted.sample, seed=seed, parts=parts)
         if wanted.grid is None:
             self._on_draft(replace(draft, text=self._tasks.words_so_far(under_way.ids)))
             return

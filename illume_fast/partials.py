@@ -21,10 +21,10 @@ def partial_pixels(codes: PartialCodes, decoder: PictureDecoder) -> Tensor:
     """
     grid = codes.grid
     books = (book.cpu() for book in decoder.codebooks)
-    levels = zip((codes.semantic, codes.pixel), books, (grid.semantic, grid.pixel), strict=True)
+    levels = zip(codes.levels, books, grid.levels, strict=True)
     pixels = decoder.vectors_to_pixels(*(continued(book[ids], cells) for ids, book, cells in levels))
-    rows, columns = grid.pixel
-    drawn = (torch.arange(rows * columns) < len(codes.pixel)).view(1, 1, rows, columns)
+    rows, columns = grid.levels[-1]
+    drawn = (torch.arange(rows * columns) < len(codes.levels[-1])).view(1, 1, rows, columns)
     if drawn.all():
         return pixels
     sharp = F.interpolate(drawn.float(), size=(grid.height, grid.width))[0].bool()

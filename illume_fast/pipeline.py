@@ -1,7 +1,6 @@
 """`IllumePipeline`: prompts, pictures and questions in; pictures and words out. Called like a diffusers pipeline."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,19 +9,24 @@ from PIL import Image
 from torch import Tensor
 
 from illume_fast.data.errors import InputError
-from illume_fast.data.memory import out_of_memory
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size
-from illume_fast.decoding import Decoded, DecodingQueue, PictureDecoder
+from illume_fast.data.turns import Turn, turns_of
+from illume_fast.decoders import open_decoder
+from illume_fast.decoding import Decoder, DecodingQueue, PictureDecoder, decode_pictures
+from illume_fast.diffusion import DiffusionSettings
 from illume_fast.drafts import Drafts, Growing
-from illume_fast.engine import Engine, EngineConfig, Progress, Request, Result
+from illume_fast.engine import Engine, EngineConfig, Progress
 from illume_fast.engine.request import OnStep
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
 from illume_fast.model.quantized import prepare
-from illume_fast.outcome import Done, Draft, OnDraft, PipelineOutput, undecodable
-from illume_fast.tasks import Ask, Draw, Tasks, Wanted
+from illume_fast.outcome import Done, Draft, Drawn, OnDraft, PipelineOutput
+from illume_fast.records import with_size
+from illume_fast.seeds import Generators, Seeds, drawn_seed, seed_of_each
+from illume_fast.stream import Stream
+from illume_fast.tasks import Ask, Converse, Draw, Task, Tasks
 
-__all__ = ["Ask", "Done", "Draft", "Draw", "IllumePipeline", "PipelineOutput"]
+__all__ = ["Ask", "Converse", "Done", "Draft", "Draw", "Drawn", "IllumePipeline", "PipelineOutput", "Turn"]
 
 OutputType = Literal["pil", "pt", "codes"]
 StepCallback = Callable[["IllumePipeline", int, int, dict[str, Any]], Any]
@@ -34,11 +38,16 @@ class IllumePipeline:
     The same prompt, seed and settings give the same picture, alone or in any batch.
     """
 
-    def __init__(self, checkpoint: Checkpoint, engine: EngineConfig | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, engine: EngineConfig | None = None, decoder: Decoder | None = None
+    ) -> None:
+        """Without a `decoder` it is the one that the checkpoint says."""
         self.checkpoint = checkpoint
         self.tasks = Tasks(checkpoint)
         self.engine = Engine(checkpoint.model, engine)
+        # shows pictures while they are drawn, whatever makes the finished ones
         self.decoder = PictureDecoder(checkpoint.vision_tokenizer, self.engine.device)
+        self.pictures = open_decoder(checkpoint, device=self.engine.device) if decoder is None else decoder
 
     @classmethod
     def from_pretrained(
@@ -49,14 +58,20 @@ class IllumePipeline:
         device: torch.device | str = "cpu",
         engine: EngineConfig | None = None,
         quantize: str | None = None,
+        vision_tokenizer: str | Path | None = None,
+        decoder: str | Path | None = None,
+        diffusion: DiffusionSettings | None = None,
     ) -> Self:
         """Load "demo" or the folder of a checkpoint; `dtype` is the language model's. CheckpointError if it is bad.
 
+        A published language model draws with the `vision_tokenizer` of that folder; without one it reads and answers.
         `quantize="int8"` keeps the weights of the decoder's layers in 8 bits, by torchao (see `model.quantized`).
+        `decoder` makes the pictures: "pixel", "diffusion", the folder of a diffusion decoder, or None for what the
+        checkpoint says (see `decoders.open_decoder`); `diffusion` says how one of the two latter does.
         """
-        checkpoint = load_checkpoint(name, dtype, device)
+        checkpoint = load_checkpoint(name, dtype, device, vision_tokenizer=vision_tokenizer)
         prepare(checkpoint.model, quantize)
-        return cls(checkpoint, engine)
+        return cls(checkpoint, engine, open_decoder(checkpoint, decoder, diffusion, dtype, device))
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -78,8 +93,8 @@ class IllumePipeline:
         top_k: int | None = None,
         top_p: float | None = None,
         num_images_per_prompt: int = 1,
-        seed: int | Sequence[int] | None = None,
-        generator: torch.Generator | None = None,
+        seed: Seeds = None,
+        generator: Generators = None,
         output_type: OutputType = "pil",
         callback_on_step_end: StepCallback | None = None,
         on_partial: OnDraft | None = None,
@@ -88,8 +103,9 @@ class IllumePipeline:
         """Draw pictures of prompts or, with `image`, edit it as the prompts say.
 
         What is None is the model's default. One seed serves every prompt, several go one to a prompt; without a seed
-        one is drawn from `generator` or from torch's global generator. `callback_on_step_end(pipeline, step, timestep,
-        {"progress": Progress})` is called after each step of the engine; `timestep` counts unfinished pictures.
+        one is drawn from `generator` or from torch's global generator. A list of generators has one for each picture.
+        `callback_on_step_end(pipeline, step, timestep, {"progress": Progress})` is called after each step of the
+        engine; `timestep` counts unfinished pictures.
         Guidance leads away from `negative_prompt` (one for all prompts, or one each), or from no prompt at all, at the
         steps of a picture's tokens from `guidance_from` until before `guidance_until` (None: to the end).
         `on_partial(Draft)` shows pictures while they are drawn, as in `generate_stream`.
@@ -111,8 +127,7 @@ class IllumePipeline:
             raise InputError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt}")
         if output_type not in ("pil", "pt", "codes"):
             raise InputError(f"output_type {output_type!r} is not known; allowed are 'pil', 'pt', 'codes'")
-        if seed is None:
-            seed = int(torch.randint(2**53, (), generator=generator))
+        runs = _runs(seed, generator, len(prompts), num_images_per_prompt)
         tasks = [
             Draw(
                 prompt=words,
@@ -126,22 +141,23 @@ class IllumePipeline:
                 top_k=top_k,
                 top_p=top_p,
                 seed=start,
-                samples=range(num_images_per_prompt),
-                tag=number,
+                samples=samples,
+                tag=(number, place),
             )
-            for number, (words, source, away, start) in enumerate(
-                zip(prompts, images, negatives, _one_each("seed", seed, len(prompts), int), strict=True)
-            )
+            for number, (words, source, away, mine) in enumerate(zip(prompts, images, negatives, runs, strict=True))
+            for place, (start, samples) in enumerate(mine)
         ]
-        total = len(tasks) * num_images_per_prompt
+        total = len(prompts) * num_images_per_prompt
 
         def on_step(progress: Progress) -> None:
             if callback_on_step_end is not None:
                 left = total - progress.finished
                 callback_on_step_end(self, progress.step - 1, left, {"progress": progress})
 
-        done = sorted(self._all(tasks, on_step, on_partial, partial_every), key=lambda d: (d.task.tag, d.sample))
-        return PipelineOutput(_output(done, output_type), [d.seed for d in done])
+        done = self._all(tasks, on_step, on_partial, partial_every, decode=output_type != "codes")
+        done.sort(key=lambda d: (d.task.tag, d.sample))
+        records = [with_size(d.record, d.codes) for d in done if d.codes is not None]
+        return PipelineOutput(_output(done, output_type), [d.seed for d in done], records)
 
     def edit(
         self, image: Image.Image | Sequence[Image.Image], instruction: str | Sequence[str], **rest: Any
@@ -171,9 +187,30 @@ class IllumePipeline:
         answer = self._all([task], on_partial=lambda draft: growing.show(draft.text))[0].text
         return growing.show(answer)
 
+    def converse(
+        self,
+        messages: Iterable[Turn | Mapping[str, Any]],
+        images: Iterable[Image.Image] = (),
+        *,
+        on_partial: OnDraft | None = None,
+        partial_every: int | None = None,
+        **settings: Any,
+    ) -> Done:
+        """Answer a conversation: words, pictures, or both; `settings` are those of `Converse`.
+
+        Messages are `Turn`s or `{"role", "content"}` (see `data.turns.turns_of`). The answer's `parts` are its words
+        and pictures in order, and its `turn` goes into the next call's messages.
+
+        Raises:
+            InputError: something given cannot be used.
+            RequestError: the model broke on it, or the conversation is longer than the model takes.
+        """
+        task = Converse(messages=turns_of(messages, images), **settings)
+        return self._all([task], on_partial=on_partial, partial_every=partial_every)[0]
+
     def generate_stream(
         self,
-        tasks: Iterable[Draw | Ask],
+        tasks: Iterable[Task],
         on_step: OnStep | None = None,
         decode: bool = True,
         on_partial: OnDraft | None = None,
@@ -181,75 +218,37 @@ class IllumePipeline:
     ) -> Iterator[Done]:
         """Yield samples of many tasks as they finish, in constant memory; failures come as results with an `error`.
 
+        Pictures, edits, answers and turns of conversations share one batch, and each is what it is alone.
         `tasks` is read lazily. Finished pictures are decoded beside the drawing of others; without `decode` their codes
         come alone. `on_partial(Draft)` is given every sample as far as it is made, after every `partial_every` draws of
         it (None: about ten times a picture, and after every token of an answer); the finished samples are the same
         without it. Only errors that are nobody's fault (of `tasks` itself, of a callback, or out of memory) are raised.
         """
-        refused: list[Done] = []
-        queue = DecodingQueue[Done](self.decoder)
+        queue = DecodingQueue[Any](self.pictures) if decode else None
         drafts = None if on_partial is None else Drafts(self.tasks, self.decoder, on_partial, partial_every)
-        requests = self._requests(tasks, refused, drafts)
-        for result in self.engine.generate(requests, on_step, None if drafts is None else drafts.show):
-            yield from _drain(refused)
-            done = self._done(result)
-            if done.codes is None or not decode:
-                yield done
-            else:
-                yield from map(_with_pixels, queue.add(done, done.codes))
-        yield from _drain(refused)
-        yield from map(_with_pixels, queue.flush())
+        yield from Stream(self.tasks, self.engine, queue, drafts).results(tasks, on_step)
 
-    def decode(self, codes: Sequence[ImageCodes]) -> Tensor:
-        """Codes of pictures of one size -> uint8 [N, 3, H, W]; a picture is the same in any company."""
-        return self.decoder.decode(codes)
+    def decode(self, codes: Sequence[ImageCodes], seeds: Sequence[int] | None = None) -> Tensor:
+        """Codes of pictures of one size -> uint8 [N, 3, H, W]; a picture is the same in any company.
+
+        A diffusion decoder draws a picture's noise from its seed (None: 0 for each); pictures of a prompt have their
+        `Done.seed`.
+        """
+        return decode_pictures(self.pictures, codes, [0] * len(codes) if seeds is None else seeds)
 
     def _all(
         self,
-        tasks: Sequence[Draw | Ask],
+        tasks: Sequence[Task],
         on_step: OnStep | None = None,
         on_partial: OnDraft | None = None,
         partial_every: int | None = None,
+        decode: bool = True,
     ) -> list[Done]:
-        done = list(self.generate_stream(tasks, on_step, on_partial=on_partial, partial_every=partial_every))
+        done = list(self.generate_stream(tasks, on_step, decode, on_partial, partial_every))
         for d in done:
             if d.error is not None:
                 raise d.error
         return done
-
-    def _requests(self, tasks: Iterable[Draw | Ask], refused: list[Done], drafts: Drafts | None) -> Iterator[Request]:
-        for task in tasks:
-            try:
-                requests = list(self.tasks.requests(task))
-            except Exception as error:
-                # a tokenizer or an encoder that breaks on a task is that task's trouble; a lack of memory everybody's
-                if out_of_memory(error):
-                    raise
-                refused.append(Done(task=task, sample=0, seed=task.seed, error=error))
-                continue
-            yield from requests if drafts is None else map(drafts.asked, requests)
-
-    def _done(self, result: Result) -> Done:
-        wanted: Wanted = result.request.tag
-        done = Done(task=wanted.task, sample=wanted.sample, seed=result.seed, error=result.error)
-        if result.error is not None:
-            return done
-        if wanted.grid is None:
-            return replace(done, text=self.tasks.words(result.ids))
-        return replace(done, codes=self.tasks.codes(result.ids, wanted.grid))
-
-
-def _with_pixels(decoded: Decoded[Done]) -> Done:
-    done = decoded.key
-    if decoded.error is not None:
-        return replace(done, error=undecodable(done.task, decoded.error))
-    return replace(done, pixels=decoded.pixels)
-
-
-def _drain(items: list[Done]) -> list[Done]:
-    taken = items[:]
-    items.clear()
-    return taken
 
 
 def _output(done: Sequence[Done], kind: OutputType) -> Any:
@@ -258,6 +257,15 @@ def _output(done: Sequence[Done], kind: OutputType) -> Any:
     if kind == "codes":
         return [d.codes for d in done]
     return torch.stack([d.pixels for d in done if d.pixels is not None]).float() / 255
+
+
+def _runs(seed: Seeds, generator: Generators, prompts: int, count: int) -> list[list[tuple[int, Sequence[int]]]]:
+    """For each prompt the seeds to draw with, and which samples of each."""
+    if generator is None or isinstance(generator, torch.Generator):
+        start = drawn_seed(generator) if seed is None else seed
+        return [[(one, range(count))] for one in _one_each("seed", start, prompts, int)]
+    own = seed_of_each(list(generator), prompts, count)
+    return [[(one, (0,)) for one in own[i * count :][:count]] for i in range(prompts)]
 
 
 def _one_each(name: str, value: Any, count: int, kind: type) -> list[Any]:

@@ -29,7 +29,7 @@ def picture(seed: int, height: int = 32, width: int = 32) -> ImageCodes:
     generator = torch.Generator().manual_seed(seed)
     semantic = torch.randint(0, LEVELS[0], (height // 16, width // 16), generator=generator)
     pixel = torch.randint(0, LEVELS[1], (height // 8, width // 8), generator=generator)
-    return ImageCodes(height, width, semantic, pixel)
+    return ImageCodes(height, width, (semantic, pixel))
 
 
 def of_two(decoder, monkeypatch):
@@ -92,7 +92,7 @@ def test_a_fault_stays_with_its_picture(decoder, monkeypatch, together):
     monkeypatch.setattr(decoder, "together", lambda size: together)
     codes = [picture(seed) for seed in range(4)]
     # a code that the codebook lacks: the decoder itself raises
-    codes[2] = ImageCodes(32, 32, codes[2].semantic, codes[2].pixel + LEVELS[1])
+    codes[2] = ImageCodes(32, 32, (codes[2].semantic, codes[2].pixel + LEVELS[1]))
     queue = DecodingQueue[int](decoder)
     done = {d.key: d for key, c in enumerate(codes) for d in queue.add(key, c)}
     done |= {d.key: d for d in queue.flush()}
@@ -129,7 +129,7 @@ class Later:
 def test_work_under_way_is_bounded_and_handed_out_in_order(decoder, monkeypatch):
     events, start = [], decoder.start
 
-    def later(codes):
+    def later(codes, seeds):
         events.append(Later())
         return start(codes)[0], events[-1]
 

@@ -13,7 +13,7 @@ from illume_fast.decoding import PictureDecoder
 from illume_fast.model.checkpoint import load_checkpoint
 from illume_fast.partials import blurred, continued, partial_pixels
 
-GRID = ImageGrid(64, 64, (4, 4), (8, 8))
+GRID = ImageGrid(64, 64, ((4, 4), (8, 8)))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def drawn(demo):
     disc = (x**2 + y**2 < 0.6).float()
     pixels = torch.stack([torch.ones(64, 64), 1 - 1.8 * disc, 1 - 1.8 * disc])[None]
     semantic, pixel = demo.vision_tokenizer.encode(pixels)
-    return ImageCodes(64, 64, semantic[0], pixel[0])
+    return ImageCodes(64, 64, (semantic[0], pixel[0]))
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:

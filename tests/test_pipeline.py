@@ -6,6 +6,7 @@ from PIL import Image
 from tiny_pipeline import tiny_pipeline
 
 from illume_fast.data.errors import InputError
+from illume_fast.data.png import read_record
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import ImageGrid, image_grid
 from illume_fast.engine import EngineConfig, RequestError, sample_seed
@@ -184,14 +185,14 @@ def test_transparency_is_white(pipe):
 
 def test_plans_of_known_models():
     config = demo()
-    grid = ImageGrid(64, 64, (4, 4), (8, 8))
-    tower = config.model.vision_tower
-    assert image_grid((64, 64), tower.semantic_encoder, tower.pixel_encoder) == grid
+    grid = ImageGrid(64, 64, ((4, 4), (8, 8)))
+    assert image_grid((64, 64), config.vision_tokenizer) == grid
+    assert image_grid((64, 64), config.model.vision_tower) == grid
     plan = picture_plan(config.model.vocab, grid)
     assert (len(plan), len(plan.draws), plan.lead) == (98, 4 * 4 + 8 * 8, 2)
     assert plan.site[plan.draws].tolist() == [0] * 16 + [1] * 64
     assert [site.ranges for site in plan.sites] == [(level,) for level in config.model.vocab.levels]
-    published = picture_plan(illume_plus_vocab(283175), ImageGrid(512, 512, (18, 18), (32, 32)))
+    published = picture_plan(illume_plus_vocab(283175), ImageGrid(512, 512, ((18, 18), (32, 32))))
     assert (len(published), len(published.draws)) == (1404, 1348)
 
 
@@ -286,3 +287,20 @@ def test_negative_prompts_and_stretches_of_guidance(pipe):
         codes(negative_prompt=["a dog"])
     with pytest.raises(InputError, match="guidance_until 2 is before guidance_from 5"):
         codes(guidance_from=5, guidance_until=2)
+
+
+def test_pictures_are_saved_with_how_they_were_made(pipe, tmp_path):
+    out = pipe(["a dog", "a heart"], seed=[1, 2], guidance_scale=3.0, negative_prompt="a tree")
+    paths = out.save(tmp_path / "new" / "folder")
+    assert [path.name for path in paths] == ["0000.png", "0001.png"]
+    record = read_record(paths[1])
+    assert (record["prompt"], record["seed"], record["guidance"], record["size"]) == ("a heart", 2, 3.0, "32x32")
+    assert (record["negative_prompt"], record["temperature"]) == ("a tree", None)
+    assert same(Image.open(paths[1]), out.images[1])
+    with pytest.raises(InputError, match="only PIL pictures can be saved"):
+        pipe("a dog", output_type="codes").save(tmp_path)
+    turns = [{"role": "user", "content": [{"type": "image", "image": photo(1, 50, 20)}, {"type": "text", "text": "x"}]}]
+    answer = pipe.converse(turns, answer="image")
+    (path,) = answer.save(tmp_path, "answer")
+    assert (path.name, Image.open(path).size) == ("answer.png", (50, 20))
+    assert (read_record(path)["prompt"], read_record(path)["guidance"]) == ("x", pipe.tasks.generation.edit_guidance)

@@ -42,8 +42,8 @@ def pictures(
     Steps guess `ahead` draws; the floor is then that of steps which keep them all.
     """
     decoder = decoder or preset.model.decoder
-    tower, vocab = preset.model.vision_tower, preset.model.vocab
-    plan = picture_plan(vocab, image_grid((side, side), tower.semantic_encoder, tower.pixel_encoder))
+    vocab = preset.model.vocab
+    plan = picture_plan(vocab, image_grid((side, side), preset.vision_tokenizer))
     steps = len(plan.draws)
     rows = sum(plan.sites[s].hi - plan.sites[s].lo for s in plan.site[plan.draws].tolist()) / steps
     branches = (PROMPT, UNCONDITIONAL) if guidance != 1 else (PROMPT,)

@@ -3,6 +3,8 @@
 import hashlib
 import re
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from illume_fast.commands.options import DrawOptions
 from illume_fast.commands.progress import Bar
@@ -10,9 +12,14 @@ from illume_fast.jobs.batch import run_job
 from illume_fast.jobs.source import Source
 from illume_fast.jobs.tally import Progress
 
+if TYPE_CHECKING:
+    from illume_fast.jobs.summary import Merged
 
-def draw(source: Source, options: DrawOptions) -> int:
+
+def draw(source: Source, options: DrawOptions, arrange: "Callable[[Merged], object] | None" = None) -> int:
     """Draw every picture of `source` that the output folder does not have yet; the exit code, 1 if some failed.
+
+    `arrange` is that of `run_job`.
 
     Raises:
         InputError: an option, the prompt file, the model or the folder cannot be used, or with `strict` a picture
@@ -21,7 +28,7 @@ def draw(source: Source, options: DrawOptions) -> int:
     options.check()
     out = options.out
     with Bar("drawing") as bar:
-        summary = run_job(source, options.job(), lambda progress: _show(bar, progress))
+        summary = run_job(source, options.job(), lambda progress: _show(bar, progress), arrange=arrange)
     if summary.kept:
         total = summary.drawn + summary.kept + summary.failed
         print(f"{summary.kept} of {total} pictures are already in {out}", file=sys.stderr)

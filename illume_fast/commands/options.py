@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +49,7 @@ class OutputOptions:
 
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder for the pictures; made if it does not exist."""
-    num_images: Annotated[int, arg(metavar="N")] = 1
+    num_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 1)")] = None
     """Pictures for each prompt, each from a seed of its own."""
     size: Annotated[str | None, arg(metavar="HxW", help_behavior_hint=MODELS_OWN)] = None
     """Height and width in pixels, one of those that the model draws.
@@ -71,7 +71,20 @@ class GuidanceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawOptions(GuidanceOptions, SamplingOptions, ModelOptions, OutputOptions):
+class DecoderOptions:
+    """What makes pictures of the codes that are drawn."""
+
+    decoder: Annotated[str | None, arg(metavar="pixel|diffusion|DIR", help_behavior_hint=MODELS_OWN)] = None
+    """What makes pictures of codes: the vision tokenizer's own pixel decoder, the diffusion decoder in the model's
+    folder, or the folder of one. A diffusion decoder's pictures are twice as high and as wide."""
+    diffusion_steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 50)")] = None
+    """Steps of the diffusion decoder for a picture; fewer are faster."""
+    diffusion_guidance: Annotated[float | None, arg(metavar="G", help_behavior_hint="(default: 2)")] = None
+    """How strongly the diffusion decoder follows the codes, from 0 to 100; up to 1 is no guidance, and costs half."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions(DecoderOptions, GuidanceOptions, SamplingOptions, ModelOptions, OutputOptions):
     """Options of every command that draws into a folder."""
 
     format: Format = "png"
@@ -95,7 +108,7 @@ class DrawOptions(GuidanceOptions, SamplingOptions, ModelOptions, OutputOptions)
 
     def job(self) -> JobConfig:
         """The job that these options describe."""
-        return JobConfig.of(self)
+        return JobConfig.of(replace(self, num_images=1 if self.num_images is None else self.num_images))
 
 
 def check_guidance(guidance: float | None) -> None:

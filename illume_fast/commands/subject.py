@@ -40,8 +40,8 @@ class PainterSubject:
         for start in range(0, len(pixels), _ENCODED_AT_ONCE):
             pictures = [_scaled(_picture(p), drawn) for p in pixels[start : start + _ENCODED_AT_ONCE]]
             batch = torch.cat([to_tensor(picture) for picture in pictures]).to(self.pipeline.engine.device)
-            semantic, pixel = self.pipeline.checkpoint.vision_tokenizer.encode(batch)
-            codes = [ImageCodes(*drawn, s, p) for s, p in zip(semantic, pixel, strict=True)]
+            semantic, pixel = self.pipeline.decoder.tokenizer.encode(batch)
+            codes = [ImageCodes(*drawn, (s, p)) for s, p in zip(semantic, pixel, strict=True)]
             for decoded in self.pipeline.decode(codes):
                 found.append(self._array(to_picture(decoded)))
                 self.advance()

@@ -35,12 +35,20 @@ class SizeTag:
     width: int
 
 
-Part = str | ReadImage | SizeTag | ImageCodes
+@dataclass(frozen=True)
+class Written:
+    """Words that the model wrote: their ids come back as they were, however else the text could be cut up."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+Part = str | ReadImage | SizeTag | ImageCodes | Written
 
 
 @dataclass(frozen=True)
 class Message:
-    """What one side says: words, pictures read, pictures written, size tags."""
+    """What one side says: words, pictures read, words and pictures written, size tags."""
 
     role: str
     parts: tuple[Part, ...]
@@ -141,6 +149,8 @@ class Chat:
                 ids.append(IMAGE_PLACEHOLDER)
             elif isinstance(part, SizeTag):
                 ids += self.vocab.size_tag(part.height, part.width)
+            elif isinstance(part, Written):
+                ids += part.ids
             else:
                 ids += encode_image(part, self.vocab).tolist()
         return ids + (self.text.encode(words) if words else [])
@@ -156,16 +166,21 @@ def random_image(size: Size) -> Message:
     return Message("user", ("Generate a random image of ", SizeTag(*size), "\n"))
 
 
-def edit_image(instruction: str, size: Size) -> Message:
-    """What a user says to have a picture changed."""
-    words = f"\nPlease edit the image according to the instruction: {instruction}\n"
-    return Message("user", (SizeTag(*size), ReadImage(), words))
+def edit_image(instruction: str, *sizes: Size) -> Message:
+    """What a user says to have pictures of these sizes changed; without sizes, one that was spoken of before."""
+    lead = "\n" if sizes else ""
+    words = f"{lead}Please edit the image according to the instruction: {instruction}\n"
+    return Message("user", (*_sources(sizes), words))
 
 
-def reconstruct_image(size: Size) -> Message:
+def reconstruct_image(*sizes: Size) -> Message:
     """`edit_image` without its instruction."""
     words = "\nReconstruct the image according to the given image\n"
-    return Message("user", (SizeTag(*size), ReadImage(), words))
+    return Message("user", (*_sources(sizes), words))
+
+
+def _sources(sizes: Sequence[Size]) -> list[Part]:
+    return [part for size in sizes for part in (SizeTag(*size), ReadImage())]
 
 
 def written_image(codes: ImageCodes) -> Message:

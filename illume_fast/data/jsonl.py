@@ -42,12 +42,18 @@ def _parse(line: str, where: str) -> Conversation:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not JSON: {error}") from None
+    return conversation_of(value, where)
+
+
+def conversation_of(value: object, where: str) -> Conversation:
+    """The conversation in one line's JSON. InputError, beginning with `where`, for what is none."""
     turns = value.get("conversations") if isinstance(value, dict) else None
     if not isinstance(turns, list) or not turns:
         raise InputError(f"{where}: expected an object with a list 'conversations'")
     for i, turn in enumerate(turns):
         if not isinstance(turn, dict) or turn.get("from") != ROLES[i % 2] or not isinstance(turn.get("value"), str):
             raise InputError(f"{where}: turn {i} must be from {ROLES[i % 2]!r} and hold a text 'value'")
+    assert isinstance(value, dict)
     images = value.get("images", [])
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise InputError(f"{where}: 'images' must be a list of paths")

@@ -7,6 +7,7 @@ import torch
 _SIGNS = (
     "can't allocate memory",
     "not enough memory",
+    "Cannot allocate memory",
     "std::bad_alloc",
     "out of memory",
     "could not create a primitive",

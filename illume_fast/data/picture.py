@@ -9,6 +9,9 @@ from PIL import Image, ImageOps
 from illume_fast.data.errors import InputError
 
 MAX_PIXELS = 64_000_000
+# what Pillow's decoders raise on damaged data
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError)
+_ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)
 
 
 def load_picture(path: Path, origin: str = "") -> Image.Image:
@@ -37,8 +40,7 @@ def load_picture(path: Path, origin: str = "") -> Image.Image:
         raise InputError(f"{name} has more than {MAX_PIXELS:,} pixels, which is the most allowed") from None
     except InputError:
         raise
-    # Pillow's decoders raise any of these on damaged data
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
+    except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not a picture in a known format"
@@ -51,6 +53,38 @@ def load_pixels(path: Path, size: int) -> np.ndarray:
     if picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(picture).transpose(2, 0, 1)
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture from Python as RGB on white, turned as its EXIF says; of several frames the one it stands at.
+
+    Raises:
+        InputError: it is no Pillow picture, damaged (files are read late), or larger than `MAX_PIXELS`.
+    """
+    if not isinstance(picture, Image.Image):
+        raise InputError(f"a picture must be a PIL.Image.Image, got {type(picture).__name__}")
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"a picture is {width} x {height} = {width * height:,} pixels; at most {MAX_PIXELS:,} are allowed"
+        )
+    try:
+        return on_white(ImageOps.exif_transpose(picture))
+    except _DAMAGE as error:
+        raise InputError(_unreadable(error)) from None
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(height, width) of `upright`. InputError where it is damaged."""
+    try:
+        turned = picture.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
+    except _DAMAGE as error:
+        raise InputError(_unreadable(error)) from None
+    return (picture.width, picture.height) if turned else (picture.height, picture.width)
+
+
+def _unreadable(error: Exception) -> str:
+    return f"the picture cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def on_white(picture: Image.Image) -> Image.Image:

@@ -5,10 +5,11 @@ Sizes are (height, width) in pixels. Tables: ILLUME+ (Huang et al., arXiv 2504.0
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from illume_fast.data.errors import InputError
 from illume_fast.model.image_block import block_length
-from illume_fast.model.vision_config import MAPPED_SIZES, PixelCodecConfig, ViTConfig
+from illume_fast.model.vision_config import MAPPED_SIZES
 
 Size = tuple[int, int]
 
@@ -21,36 +22,40 @@ MAX_CROP = 0.2
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """A picture size and its rows and columns of semantic and of pixel tokens."""
+    """A picture size and the rows and columns of its tokens of each level (ILLUME+: semantic, pixel)."""
 
     height: int
     width: int
-    semantic: tuple[int, int]
-    pixel: tuple[int, int]
+    levels: tuple[tuple[int, int], ...]
 
     @property
     def num_tokens(self) -> int:
         """Tokens from `<start_of_image>` to `<end_of_image>`."""
-        return block_length(self.semantic, self.pixel)
+        return block_length(self.levels)
+
+    @property
+    def num_codes(self) -> int:
+        """Codes of all levels."""
+        return sum(rows * columns for rows, columns in self.levels)
 
 
-def image_grid(
-    size: Size, semantic: ViTConfig, pixel: PixelCodecConfig, allowed: Sequence[Size] | None = None
-) -> ImageGrid:
-    """Grid of `size` for encoders of these strides. InputError, listing what is allowed, for any other size.
+class Gridded(Protocol):
+    """The configuration of a vision tokenizer or tower."""
 
-    Without `allowed`, every size is whose sides are multiples of the pixel factor and hold one semantic cell.
-    """
-    height, width = size
+    def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of each level for a picture of so many pixels; ValueError for a size it cannot have."""
+        ...
+
+
+def image_grid(size: Size, config: Gridded, allowed: Sequence[Size] | None = None) -> ImageGrid:
+    """Grid of `size`. InputError, saying what is allowed, for any other size than those in `allowed`, and for one that
+    the tokenizer cannot have."""
     if allowed is not None and size not in allowed:
         raise InputError(f"size {format_size(size)} is not supported; allowed are {format_sizes(allowed)}")
-    factor = pixel.factor
-    if height % factor or width % factor or min(height, width) < max(factor, semantic.cell):
-        raise InputError(
-            f"size {format_size(size)} is not supported; sides must be multiples of {factor} "
-            f"and at least {max(factor, semantic.cell)}"
-        )
-    return ImageGrid(height, width, semantic.grid(height, width), (height // factor, width // factor))
+    try:
+        return ImageGrid(*size, config.grids(*size))
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def format_size(size: Size) -> str:

@@ -33,16 +33,25 @@ class TextTokenizer:
 
     @classmethod
     def from_file(cls, path: Path | str, text_size: int | None = None) -> "TextTokenizer":
-        """Read `tokenizer.json`; InputError when it is missing or damaged.
+        """Read `tokenizer.json`, or a `vocab.json` with `merges.txt` and `added_tokens.json` beside it, as Qwen2's
+        older saves have. InputError when it is missing or damaged.
 
         Added tokens at and above `text_size` (structure, sizes, codes) are left out: they are known by id, and
-        matching over a hundred thousand of them would slow every text down.
+        matching over a hundred thousand of them would slow every text down. Those below it are never matched.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            path = Path(path)
+            values = _older_values(path.parent) if path.name == "vocab.json" else _json(path)
+            kept = sorted(values["added_tokens"], key=lambda token: token["id"])
             if text_size is not None:
-                values["added_tokens"] = [t for t in values["added_tokens"] if t["id"] < text_size]
-            return cls(_library().Tokenizer.from_str(json.dumps(values)))
+                # only special tokens can be kept from matching
+                kept = [{**token, "special": True} for token in kept if token["id"] < text_size]
+            values["added_tokens"] = kept
+            tokenizer = _library().Tokenizer.from_str(json.dumps(values))
+            for token in kept:
+                if tokenizer.token_to_id(token["content"]) != token["id"]:
+                    raise InputError(f"added token {token['content']} cannot have the id {token['id']}")
+            return cls(tokenizer)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except OSError as error:
@@ -55,13 +64,7 @@ class TextTokenizer:
     def train(cls, texts: Iterable[str], size: int) -> "TextTokenizer":
         """Learn a byte-level BPE of at most `size` tokens, the three control tokens last."""
         library = _library()
-        tokenizer = library.Tokenizer(library.models.BPE())
-        tokenizer.normalizer = library.normalizers.NFC()
-        tokenizer.pre_tokenizer = library.pre_tokenizers.Sequence([
-            library.pre_tokenizers.Split(library.Regex(_WORDS), behavior="isolated"),
-            library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ])  # fmt: skip
-        tokenizer.decoder = library.decoders.ByteLevel()
+        tokenizer = _byte_level(library, library.models.BPE())
         trainer = library.trainers.BpeTrainer(
             vocab_size=size - len(SPECIALS),
             initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
@@ -97,6 +100,32 @@ class TextTokenizer:
         if found is None:
             raise InputError(f"the tokenizer lacks {token}")
         return found
+
+
+def _byte_level(library: Any, model: Any) -> "Tokenizer":
+    """Qwen2's pipeline around `model`."""
+    tokenizer = library.Tokenizer(model)
+    tokenizer.normalizer = library.normalizers.NFC()
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Sequence([
+        library.pre_tokenizers.Split(library.Regex(_WORDS), behavior="isolated"),
+        library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    tokenizer.decoder = library.decoders.ByteLevel()
+    return tokenizer
+
+
+def _older_values(folder: Path) -> dict[str, Any]:
+    """What `tokenizer.json` would hold, from the three files of older saves."""
+    library = _library()
+    model = library.models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    values = json.loads(_byte_level(library, model).to_str())
+    same = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added = _json(folder / "added_tokens.json")
+    return {**values, "added_tokens": [{"id": number, "content": text, **same} for text, number in added.items()]}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _library() -> Any:

@@ -120,12 +120,13 @@ class Engine:
         )
 
     def generate(
-        self, requests: Iterable[Request], on_step: OnStep | None = None, on_partial: OnPartial | None = None
+        self, requests: Iterable[Request | None], on_step: OnStep | None = None, on_partial: OnPartial | None = None
     ) -> Iterator[Result]:
         """Yield every sample of every request as it finishes; failures come as results with an `error`.
 
-        `requests` is read lazily, a request at a time as room appears. `on_step` is called after every step, and
-        `on_partial` with samples under way, as often as their requests ask (`Request.partial_every`).
+        `requests` is read lazily, a request at a time as room appears; None in it says that there is none now, and it
+        is asked again at the next step. When nothing is in flight then, the run ends. `on_step` is called after every
+        step, and `on_partial` with samples under way, as often as their requests ask (`Request.partial_every`).
 
         Raises:
             RuntimeError: the engine is already generating, or pages leaked.

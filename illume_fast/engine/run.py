@@ -63,7 +63,7 @@ class Run:
         """Let the samples of a request go before the next step; from any thread."""
         self._cancelled.add(request_id)
 
-    def results(self, requests: Iterable[Request], refusal: Callable[[Request], str | None]) -> Iterator[Result]:
+    def results(self, requests: Iterable[Request | None], refusal: Callable[[Request], str | None]) -> Iterator[Result]:
         """Yield samples as they finish; `refusal` says why a request cannot run at all."""
         self.scheduler.take_from(requests)
         try:

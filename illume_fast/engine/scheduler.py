@@ -71,21 +71,20 @@ class Scheduler:
         self.active: list[Row] = []
         self.waiting: list[Row] = []
         self._reading: deque[Prompt] = deque()
-        self._samples: Iterator[tuple[Request, int]] = iter(())
+        self._samples: Iterator[tuple[Request, int] | None] = iter(())
         self._upcoming: tuple[Request, int] | None = None
         self._free_slots = list(reversed(range(max_rows)))
 
-    def take_from(self, requests: Iterable[Request]) -> None:
-        """Where samples come from; read lazily."""
-        # a bad request with no samples still has to be seen once, to be refused
-        self._samples = ((request, k) for request in requests for k in range(max(request.n, 1)))
+    def take_from(self, requests: Iterable[Request | None]) -> None:
+        """Where samples come from; read lazily. None says that there is none now, and to ask again at the next step."""
+        self._samples = _samples_of(requests)
 
     @property
     def in_flight(self) -> int:
         return len(self.active) + len(self.waiting)
 
     def upcoming(self) -> tuple[Request, int] | None:
-        """The first sample that was not yet admitted or skipped, or None at the end."""
+        """The first sample that was not yet admitted or skipped, or None where there is none now."""
         if self._upcoming is None:
             self._upcoming = next(self._samples, None)
         return self._upcoming
@@ -198,6 +197,15 @@ class Scheduler:
             self.cache.pool.free(stream)
         for prompt in prompts:
             self.store.release(prompt)
+
+
+def _samples_of(requests: Iterable[Request | None]) -> Iterator[tuple[Request, int] | None]:
+    for request in requests:
+        if request is None:
+            yield None
+        else:
+            # a bad request with no samples still has to be seen once, to be refused
+            yield from ((request, k) for k in range(max(request.n, 1)))
 
 
 def _drawn_tokens(request: Request) -> int:

@@ -17,6 +17,7 @@ from illume_fast.jobs.source import Given, PromptFile, Prompts, Row, Source, Spo
 from illume_fast.jobs.tally import Progress, Tally
 
 if TYPE_CHECKING:
+    from illume_fast.jobs.summary import Merged
     from illume_fast.pipeline import IllumePipeline
 
 
@@ -46,6 +47,9 @@ def generate_batch(
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
+    decoder: str | None = None,
+    diffusion_steps: int | None = None,
+    diffusion_guidance: float | None = None,
     batch_size: int = 64,
     format: Format = "png",
     per_file: int = 1000,
@@ -89,6 +93,9 @@ def generate_batch(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        decoder=decoder,
+        diffusion_steps=diffusion_steps,
+        diffusion_guidance=diffusion_guidance,
         batch_size=batch_size,
         format=format,
         per_file=per_file,
@@ -100,6 +107,8 @@ def generate_batch(
     config.check()
     if loaded is not None and (workers, devices) != (1, "cpu"):
         raise InputError("a loaded pipeline is one worker on its own device; give workers and devices a model's name")
+    if loaded is not None and (decoder, diffusion_steps, diffusion_guidance) != (None, None, None):
+        raise InputError("a loaded pipeline has its decoder; give decoder and diffusion settings to from_pretrained")
     return run_job(_source(source), config, on_progress, loaded)
 
 
@@ -108,8 +117,12 @@ def run_job(
     config: JobConfig,
     on_progress: Callable[[Progress], object] | None = None,
     pipeline: "IllumePipeline | None" = None,
+    arrange: "Callable[[Merged], object] | None" = None,
 ) -> Summary:
-    """Run a job whose config was checked; see `generate_batch`. Lists and the sheet are written when it ends."""
+    """Run a job whose config was checked; see `generate_batch`. Lists and the sheet are written when it ends.
+
+    `arrange` is called then with all ledgers, by the last to end of several that draw parts of the job.
+    """
     start = time.perf_counter()
     survey = Survey(config)
     if source.total_known:
@@ -133,7 +146,7 @@ def run_job(
         with suppress(Exception):
             _write_lists(config.out, shards)
         raise
-    _write_lists(config.out, shards, survey)
+    _write_lists(config.out, shards, survey, arrange)
     progress, seconds = tally.progress, time.perf_counter() - start
     return Summary(drawn=progress.drawn, kept=progress.kept, failed=progress.failed, seconds=seconds, folder=config.out)
 
@@ -160,7 +173,9 @@ class Survey:
             yield row
 
 
-def _write_lists(folder: Path, shards: int, survey: Survey | None = None) -> None:
+def _write_lists(
+    folder: Path, shards: int, survey: Survey | None = None, arrange: "Callable[[Merged], object] | None" = None
+) -> None:
     from illume_fast.jobs.summary import Merged, write_lists, write_sheet
 
     with Merged(folder, shards) as merged:
@@ -171,6 +186,8 @@ def _write_lists(folder: Path, shards: int, survey: Survey | None = None) -> Non
         if survey is None:
             return
         write_sheet(merged, survey.first)
+        if arrange is not None:
+            arrange(merged)
     if len(survey.first) < survey.rows and survey.shown >= SHEET_PICTURES:
         print(f"the contact sheet shows the first {len(survey.first)} of {survey.rows} prompts", file=sys.stderr)
 

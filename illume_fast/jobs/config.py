@@ -25,6 +25,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "guidance_from": (0, MAX_STEP),
     "guidance_until": (0, MAX_STEP),
     "num_images": (1, MAX_IMAGES),
+    "diffusion_steps": (1, 1000),
+    "diffusion_guidance": (0, 100),
     "per_file": (1, 1_000_000),
     "workers": (1, 1024),
 }
@@ -60,6 +62,9 @@ class JobConfig:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    decoder: str | None = None
+    diffusion_steps: int | None = None
+    diffusion_guidance: float | None = None
     batch_size: int = 64
     format: Format = "png"
     per_file: int = 1000

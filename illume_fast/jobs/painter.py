@@ -9,21 +9,26 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
-from PIL import Image
 
 from illume_fast import __version__, ops
 from illume_fast.data.errors import InputError
 from illume_fast.data.memory import out_of_memory
 from illume_fast.data.prompts import Prompt, parse_size
 from illume_fast.data.sizes import Size, format_size
+from illume_fast.decoders import open_decoder
+from illume_fast.decoding import Decoder
+from illume_fast.diffusion import DiffusionPictures, DiffusionSettings
 from illume_fast.engine import EngineConfig, sample_seed
 from illume_fast.jobs.config import JobConfig, option
 from illume_fast.jobs.ledger import Record
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
 from illume_fast.ops.dispatch import Backend, use_backend
-from illume_fast.pipeline import Ask, IllumePipeline
+from illume_fast.pipeline import IllumePipeline
 
 T = TypeVar("T")
+
+# as in the records of pictures that were made before there was a choice
+NO_DIFFUSION = {"decoder": None, "diffusion_steps": None, "diffusion_guidance": None}
 
 
 class Sampling(Protocol):
@@ -51,7 +56,17 @@ class Painter:
         self.edit_guidance = generation.edit_guidance if generation.has_unconditional else 1.0
 
     def check(self, config: JobConfig) -> None:
-        """Raise InputError for a size that the model does not draw, or guidance that it cannot follow."""
+        """Raise InputError for a size that the model does not draw, or guidance that it cannot follow.
+
+        CheckpointError where the model was loaded without what makes its pictures.
+        """
+        self.pipeline.pictures.check()
+        for field in ("diffusion_steps", "diffusion_guidance"):
+            if getattr(config, field) is not None and not isinstance(self.pipeline.pictures, DiffusionPictures):
+                raise InputError(
+                    f"{option(field)}: the pictures of model {self.name} come from its pixel decoder; give --decoder,"
+                    " or leave it out"
+                )
         if config.size is not None:
             self.check_size(parse_size(config.size), "--size")
         if config.guidance not in (None, 1.0) and not self.has_unconditional:
@@ -75,11 +90,13 @@ class Painter:
 
     def settings(self, sampling: Sampling) -> dict[str, Any]:
         """What a picture depends on beside its prompt, seed, guidance and size."""
+        decoder = self.pipeline.pictures
         return {
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
             "weights": self.pipeline.checkpoint.config.fingerprint,
+            **(decoder.record() if isinstance(decoder, DiffusionPictures) else NO_DIFFUSION),
         }
 
     def made_by(self) -> dict[str, Any]:
@@ -124,19 +141,12 @@ class Painter:
             InputError: there is no memory even for one picture at a time.
         """
         checkpoint, config = self.pipeline.checkpoint, self.pipeline.engine.config
+        decoder = self.pipeline.pictures
         del self.pipeline
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self.pipeline = _largest(checkpoint, replace(config, max_batch=max(1, config.max_batch // 2)))
-
-    def answer(self, prompt: str, picture: Image.Image | None, max_tokens: int | None) -> str:
-        """What the model says to `prompt`."""
-        images = () if picture is None else (picture,)
-        (done,) = self.pipeline.generate_stream([Ask(prompt=prompt, images=images, max_new_tokens=max_tokens)])
-        if done.error is not None:
-            raise done.error
-        return done.text or ""
+        self.pipeline = _largest(checkpoint, replace(config, max_batch=max(1, config.max_batch // 2)), decoder)
 
 
 def _first(*values: T | None) -> T | None:
@@ -151,30 +161,40 @@ def load_painter(
     batch_size: int = 64,
     device: str = "cpu",
     say: Callable[[str], None] = lambda text: None,
+    decoder: str | None = None,
+    diffusion: DiffusionSettings | None = None,
 ) -> Iterator[Painter]:
-    """Load a model, to be used inside the block on the backend that is named.
+    """Load a model, to be used inside the block on the backend that is named; `decoder` as in `open_decoder`.
 
     Where there is no memory for an engine of `batch_size` pictures, `say` hears of the smaller one that is made.
 
     Raises:
         InputError: the backend is unknown, or cannot run what the block asks of it; or there is too little memory.
-        CheckpointError: the model is missing or damaged.
+        CheckpointError: the model or the decoder is missing or damaged.
     """
     with on_backend(backend):
         checkpoint = _if_it_fits(lambda: load_checkpoint(model, torch.float32, device))
         if checkpoint is None:
             raise InputError(f"out of memory loading model {model} on {device}")
+        pictures = open_decoder(checkpoint, decoder, diffusion, device=device)
         # held by the painter alone, so that it can let go of it
-        painter = Painter(_largest(checkpoint, EngineConfig(max_batch=batch_size)), model)
+        painter = Painter(_largest(checkpoint, EngineConfig(max_batch=batch_size), pictures), model)
         if painter.batch_size < batch_size:
             say(f"out of memory for {batch_size} pictures at once; going on with {painter.batch_size}")
         yield painter
 
 
-def _largest(checkpoint: Checkpoint, config: EngineConfig) -> IllumePipeline:
+def diffusion_settings(config: JobConfig) -> DiffusionSettings | None:
+    """How a job's diffusion decoder works; None where nothing is said."""
+    given = {"steps": config.diffusion_steps, "guidance": config.diffusion_guidance}
+    said = {name: value for name, value in given.items() if value is not None}
+    return DiffusionSettings(**said) if said else None  # type: ignore[arg-type]
+
+
+def _largest(checkpoint: Checkpoint, config: EngineConfig, decoder: Decoder | None) -> IllumePipeline:
     """The pipeline of `config`, or of half its batch, and so on, where memory runs out. InputError if none fits."""
     while True:
-        pipeline = _if_it_fits(partial(IllumePipeline, checkpoint, config))
+        pipeline = _if_it_fits(partial(IllumePipeline, checkpoint, config, decoder))
         if pipeline is not None:
             return pipeline
         gc.collect()

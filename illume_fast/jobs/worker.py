@@ -10,7 +10,7 @@ from illume_fast.data.errors import InputError
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.jobs.config import JobConfig
 from illume_fast.jobs.ledger import Ledger
-from illume_fast.jobs.painter import Painter, load_painter, on_backend
+from illume_fast.jobs.painter import Painter, diffusion_settings, load_painter, on_backend
 from illume_fast.jobs.shard import Shard
 from illume_fast.jobs.source import Row, once
 from illume_fast.jobs.stores import Store, open_store
@@ -63,7 +63,7 @@ def keep(done: Done, work: Work, store: Store, painter: Painter) -> None:
 def hash_of(codes: ImageCodes) -> str:
     """SHA-256, in hexadecimal, of a picture's size and codes as little-endian int64: pictures of one hash are equal."""
     digest = hashlib.sha256(f"{codes.height}x{codes.width}".encode())
-    for level in (codes.semantic, codes.pixel):
+    for level in codes.levels:
         digest.update(level.to("cpu", torch.int64).contiguous().numpy().astype("<i8").tobytes())
     return digest.hexdigest()
 
@@ -81,7 +81,10 @@ def _reason(error: Exception | None, origin: str) -> str:
 @contextmanager
 def _painter(config: JobConfig, device: str, pipeline: IllumePipeline | None, observer: Observer) -> Iterator[Painter]:
     if pipeline is None:
-        with load_painter(config.model, config.backend, config.batch_size, device, observer.say) as painter:
+        decoder, settings = config.decoder, diffusion_settings(config)
+        with load_painter(
+            config.model, config.backend, config.batch_size, device, observer.say, decoder, settings
+        ) as painter:
             yield painter
     else:
         with on_backend(config.backend):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from illume_fast.model.strict import Config, ConfigError
-from illume_fast.model.vision_config import PixelCodecConfig, ViTConfig
+from illume_fast.model.vision_config import PixelCodecConfig, ViTConfig, dual_grids
 from illume_fast.model.vocab import VocabConfig, build_vocab, illume_plus_vocab
 
 __all__ = [
@@ -81,6 +81,8 @@ class DecoderConfig(Config):
             raise ConfigError(f"model_type {kind!r} is not supported; allowed are {', '.join(sorted(_HF_KINDS))}")
         if missing := [key for key in _HF_REQUIRED if key not in values]:
             raise ConfigError(f"{kind} config: missing keys {', '.join(missing)}")
+        if wrong := [f"{key} {values[key]!r}" for key in _HF_REQUIRED if type(values[key]) is not int]:
+            raise ConfigError(f"{kind} config: expected whole numbers, got {', '.join(wrong)}")
         rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         refused = {
@@ -134,6 +136,10 @@ class VisionTowerConfig(Config):
     def factor(self) -> int:
         """Pictures must have sides that are multiples of this many pixels."""
         return self.pixel_encoder.factor
+
+    def grids(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """((semantic rows, columns), (pixel rows, columns)) of a picture; ValueError unless sides suit the factor."""
+        return dual_grids(self.semantic_encoder, self.pixel_encoder, height, width)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from illume_fast.model.layers import RMSNorm, SwiGLU, are_plain, dropout, rotary
 from illume_fast.ops.gather_rows import gather_rows
 
 _INIT_STD = 0.02
+_ROTARY_TABLES = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 
 
 class DecoderLayer(nn.Module):
@@ -106,6 +107,10 @@ class CausalLM(nn.Module):
         """The head as the engine takes it."""
         return Head(self.head_weight)
 
+    def repeats(self, name: str) -> bool:
+        """Whether files may hold `name` although it says nothing new: a tied head, or an old rotary table."""
+        return name.endswith(_ROTARY_TABLES) or (name == "lm_head.weight" and self.lm_head is None)
+
     def embed(self, ids: Tensor) -> Tensor:
         """Ids [...] -> embeddings [..., H]."""
         table = self.model.embed_tokens
@@ -134,16 +139,13 @@ def initialise(module: nn.Module, std: float = _INIT_STD) -> None:
 
 def _drop_repeats(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Hugging Face may store a tied head a second time, and old Llamas their rotary table."""
-    if isinstance(module, CausalLM) and module.lm_head is None:
-        _drop_tied_head(state, prefix)
-    for key in [k for k in state if k.endswith("rotary_emb.inv_freq")]:
+    assert isinstance(module, CausalLM)
+    for key in [key for key in state if key.startswith(prefix) and module.repeats(key.removeprefix(prefix))]:
+        if key == f"{prefix}lm_head.weight":
+            _require_tied(state[key], state.get(f"{prefix}model.embed_tokens.weight"))
         del state[key]
 
 
-def _drop_tied_head(state: dict[str, Any], prefix: str) -> None:
-    head, embedding = state.get(f"{prefix}lm_head.weight"), state.get(f"{prefix}model.embed_tokens.weight")
-    if head is None:
-        return
+def _require_tied(head: Tensor, embedding: Tensor | None) -> None:
     if embedding is not None and not torch.equal(head, embedding):
         raise ValueError("lm_head.weight differs from model.embed_tokens.weight, but the config ties them")
-    del state[f"{prefix}lm_head.weight"]

@@ -8,6 +8,8 @@ from illume_fast.model.strict import Config, ConfigError
 from illume_fast.model.vision_config import DualViTokConfig
 
 FORMAT = 1
+DECODERS = ("pixel", "diffusion")
+MODEL_TYPE = "illume_fast"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class SamplingDefaults(Config):
 class GenerationConfig(Config):
     """Sizes (height, width) the model was trained for, the first the default, and how it samples.
 
-    `has_unconditional` says whether training dropped prompts, without which guidance means nothing.
+    `has_unconditional` says whether training dropped prompts, without which guidance means nothing. `decoder` says what
+    makes pictures of codes unless a user says otherwise: the tokenizer's own "pixel" decoder, or a "diffusion" decoder.
+    `repetition_penalty` is that of a published `generation_config.json`, which the official code applies and the plain
+    chain does not.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -41,6 +46,8 @@ class GenerationConfig(Config):
     semantic: SamplingDefaults = SamplingDefaults(top_k=2048)
     pixel: SamplingDefaults = SamplingDefaults(top_k=6144)
     max_answer: int = 1024
+    decoder: str = "pixel"
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.sizes:
@@ -49,6 +56,10 @@ class GenerationConfig(Config):
             raise ConfigError(f"GenerationConfig: guidance {self.guidance}, {self.edit_guidance} must be finite")
         if self.max_answer < 1:
             raise ConfigError(f"GenerationConfig.max_answer: must be at least 1, got {self.max_answer}")
+        if self.decoder not in DECODERS:
+            raise ConfigError(f"GenerationConfig.decoder: {self.decoder!r}; allowed are {', '.join(DECODERS)}")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ConfigError(f"GenerationConfig.repetition_penalty: must be above 0, got {self.repetition_penalty}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -60,16 +71,21 @@ class GenerationConfig(Config):
 class CheckpointConfig(Config):
     """`config.json`: the language model, its vision tokenizer, and generation defaults.
 
-    `fingerprint` ties the file to the weights saved with it.
+    `fingerprint` ties the file to the weights saved with it. Without `has_vision_tokenizer` the folder holds none:
+    `vision_tokenizer` then gives the sizes that one must have.
     """
 
     model: IllumeModelConfig
     vision_tokenizer: DualViTokConfig
     generation: GenerationConfig
+    model_type: str = MODEL_TYPE
     fingerprint: str = ""
     format: int = FORMAT
+    has_vision_tokenizer: bool = True
 
     def __post_init__(self) -> None:
+        if self.model_type != MODEL_TYPE:
+            raise ConfigError(f"CheckpointConfig.model_type: {self.model_type!r} is not known; only {MODEL_TYPE!r} is")
         if self.format != FORMAT:
             raise ConfigError(f"CheckpointConfig.format: {self.format} is not known; this version reads {FORMAT}")
         vocab, tokenizer = self.model.vocab, self.vision_tokenizer
@@ -79,6 +95,12 @@ class CheckpointConfig(Config):
                     f"CheckpointConfig: level {level} has {vocab.codes(level)} ids in the vocabulary, "
                     f"{quantizer.codebook_size} codes in the vision tokenizer"
                 )
+        tower = self.model.vision_tower
         for height, width in self.generation.sizes:
-            tokenizer.grids(height, width)
+            drawn, seen = tokenizer.grids(height, width), tower.grids(height, width)
+            if drawn != seen:
+                raise ConfigError(
+                    f"CheckpointConfig: a picture of {height}x{width} has the grids {drawn} in the vision tokenizer,"
+                    f" {seen} in the vision tower"
+                )
             vocab.size_tag(height, width)

@@ -68,10 +68,9 @@ class IllumeModel(CausalLM):
         structure = self.embed(torch.tensor(self.config.vocab.structure, device=self.head_weight.device))
         found: list[Tensor | None] = [None] * len(pictures)
         for size, places in by_size.items():
-            grids = self.model.vision_tower.grids(*size)
+            grids = self.config.vision_tower.grids(*size)
             features = self.model.vision_tower(torch.cat([pictures[i] for i in places]).to(structure))
-            semantic, pixel = self.model.mm_projector(*features)
-            blocks = fill_block(structure, semantic, pixel, grids)
+            blocks = fill_block(self.config.vocab, structure, self.model.mm_projector(*features), grids)
             for i, block in zip(places, blocks, strict=True):
                 found[i] = block
         return [block for block in found if block is not None]

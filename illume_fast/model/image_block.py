@@ -1,8 +1,10 @@
 """The order of tokens that stand for one image: the same for images read (features) and written (codes).
 
-`<start_of_image> <start_of_level0>`, each semantic row closed by `<end_of_line>`, `<end_of_level0> <start_of_level1>`,
-each pixel row closed by `<end_of_line>`, `<end_of_level1> <end_of_image>`.
+`<start_of_image>`, the levels, `<end_of_image>`; a level is its rows, each closed by `<end_of_line>`. Where there are
+several levels (ILLUME+: semantic, then pixel) each stands between `<start_of_levelI>` and `<end_of_levelI>`.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,34 +16,42 @@ PIXEL_SLOT = -2
 Grid = tuple[int, int]
 
 
-def block_length(semantic: Grid, pixel: Grid) -> int:
-    """Tokens of an image, from `<start_of_image>` to `<end_of_image>`."""
-    return 6 + sum(rows * (columns + 1) for rows, columns in (semantic, pixel))
+def slot_of(level: int) -> int:
+    """What stands for a code or feature of a level: `SEMANTIC_SLOT` for level 0, `PIXEL_SLOT` for level 1."""
+    return SEMANTIC_SLOT - level
 
 
-def block_slots(vocab: VocabConfig, semantic: Grid, pixel: Grid) -> Tensor:
-    """int64 [block_length]: a structure token's id, or `SEMANTIC_SLOT` / `PIXEL_SLOT` for a code or feature."""
-    soi, eoi, eol, sol0, eol0, sol1, eol1 = vocab.structure
+def block_length(grids: Sequence[Grid]) -> int:
+    """Tokens of an image with these grids, one a level, from `<start_of_image>` to `<end_of_image>`."""
+    marks = 2 * len(grids) if len(grids) > 1 else 0
+    return 2 + marks + sum(rows * (columns + 1) for rows, columns in grids)
+
+
+def block_slots(vocab: VocabConfig, grids: Sequence[Grid]) -> Tensor:
+    """int64 [block_length]: a structure token's id, or a level's slot for a code or feature."""
+    soi, eoi, eol = vocab.structure[:3]
     levels = []
-    for (rows, columns), slot in ((semantic, SEMANTIC_SLOT), (pixel, PIXEL_SLOT)):
-        level = torch.full((rows, columns + 1), slot, dtype=torch.int64)
+    for number, (rows, columns) in enumerate(grids):
+        level = torch.full((rows, columns + 1), slot_of(number), dtype=torch.int64)
         level[:, -1] = eol
         levels.append(level.flatten())
-    return torch.cat([
-        torch.tensor([soi, sol0]), levels[0], torch.tensor([eol0, sol1]), levels[1], torch.tensor([eol1, eoi])
-    ])  # fmt: skip
+    if vocab.level_marks:
+        marks = torch.tensor(vocab.level_marks)
+        levels = [torch.cat([m[:1], level, m[1:]]) for m, level in zip(marks, levels, strict=True)]
+    return torch.cat([torch.tensor([soi]), *levels, torch.tensor([eoi])])
 
 
-def fill_block(embeddings: Tensor, semantic: Tensor, pixel: Tensor, grids: tuple[Grid, Grid]) -> Tensor:
-    """Features semantic [B, h * w, H] and pixel [B, p * q, H] in their places among the structure tokens.
+def fill_block(vocab: VocabConfig, structure: Tensor, features: Sequence[Tensor], grids: Sequence[Grid]) -> Tensor:
+    """Features [B, h * w, H] of each level in their places among the structure tokens: [B, block_length, H].
 
-    `embeddings` [7, H] are those of the structure tokens in the vocabulary's order; returns [B, block_length, H].
+    `structure` [S, H] are the embeddings of the vocabulary's structure tokens, in their order.
     """
-    batch, width = semantic.shape[0], semantic.shape[-1]
-    soi, eoi, eol, sol0, eol0, sol1, eol1 = (e.expand(batch, 1, width) for e in embeddings.to(semantic.dtype))
-
-    def lines(features: Tensor, grid: Grid) -> Tensor:
+    batch, width = features[0].shape[0], features[0].shape[-1]
+    tokens = structure.to(features[0].dtype).unsqueeze(1).unsqueeze(1).expand(-1, batch, 1, width)
+    soi, eoi, eol = tokens[:3]
+    parts = []
+    for level, (values, grid) in enumerate(zip(features, grids, strict=True)):
         ends = eol.unsqueeze(1).expand(batch, grid[0], 1, width)
-        return torch.cat([features.unflatten(1, grid), ends], dim=2).flatten(1, 2)
-
-    return torch.cat([soi, sol0, lines(semantic, grids[0]), eol0, sol1, lines(pixel, grids[1]), eol1, eoi], dim=1)
+        lines = torch.cat([values.unflatten(1, grid), ends], dim=2).flatten(1, 2)
+        parts += [tokens[3 + 2 * level], lines, tokens[4 + 2 * level]] if vocab.level_marks else [lines]
+    return torch.cat([soi, *parts, eoi], dim=1)

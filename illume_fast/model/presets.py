@@ -28,8 +28,12 @@ def _illume_plus(decoder: DecoderConfig) -> CheckpointConfig:
     tokenizer = DualViTokConfig()
     tower = VisionTowerConfig(tokenizer.semantic_encoder.vit, tokenizer.pixel_encoder)
     model = IllumeModelConfig(decoder, tower, ProjectorConfig(), illume_plus_vocab(decoder.vocab_size))
-    sizes = tuple(size for size in MAPPED_SIZES if size != _STAGE1_SIZE)
-    return CheckpointConfig(model, tokenizer, GenerationConfig(sizes))
+    return CheckpointConfig(model, tokenizer, GenerationConfig(published_sizes(), decoder="diffusion"))
+
+
+def published_sizes() -> tuple[tuple[int, int], ...]:
+    """(height, width) of all sizes that the published models were trained to draw in their last stage."""
+    return tuple(size for size in MAPPED_SIZES if size != _STAGE1_SIZE)
 
 
 def illume_plus_3b() -> CheckpointConfig:

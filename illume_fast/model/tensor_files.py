@@ -1,16 +1,16 @@
-"""Weights in safetensors files: written whole or not at all, read strictly."""
+"""Weights in safetensors files, written whole or not at all; `tensor_reader` reads them."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 FINGERPRINT = "fingerprint"
 _NAMED = 6
@@ -85,9 +85,9 @@ def stage_tensors(stage: Staging, stem: str, tensors: Mapping[str, Tensor], mark
 
     Returns the final names, so that the caller can remove what an earlier save left.
     """
-    bad = [name for name, tensor in tensors.items() if not _finite(tensor)]
+    bad = [name for name, tensor in tensors.items() if not finite(tensor)]
     if bad:
-        raise CheckpointError(f"{stem}: will not save NaN or infinite values, found in {_list(bad)}")
+        raise CheckpointError(f"{stem}: will not save NaN or infinite values, found in {listed(bad)}")
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
@@ -111,71 +111,11 @@ def stage_tensors(stage: Staging, stem: str, tensors: Mapping[str, Tensor], mark
     return names
 
 
-def read_tensors(folder: Path, stem: str, expected: Mapping[str, Tensor], mark: str) -> dict[str, Tensor]:
-    """All tensors of `stem`, exactly those of `expected` (whose shapes alone matter).
-
-    CheckpointError, naming tensors, for missing, unknown, misshapen or non-finite ones, for a file that is damaged
-    and for one that belongs to another save than `mark` ("" accepts any).
-    """
-    found: dict[str, Tensor] = {}
-    for path in _files(folder, stem):
-        for name, tensor in _read_file(path, mark).items():
-            if name in found:
-                raise CheckpointError(f"{path}: tensor {name} is stored twice")
-            found[name] = tensor
-    problems = []
-    if missing := [name for name in expected if name not in found]:
-        problems.append("missing " + _list([f"{n} {list(expected[n].shape)}" for n in missing]))
-    if extra := [name for name in found if name not in expected]:
-        problems.append("unknown " + _list(extra))
-    wrong = [name for name in expected if name in found and found[name].shape != expected[name].shape]
-    if wrong:
-        shapes = [f"{n} {list(found[n].shape)} (expected {list(expected[n].shape)})" for n in wrong]
-        problems.append("wrong shape " + _list(shapes))
-    if kinds := [n for n, t in found.items() if n in expected and not t.is_floating_point()]:
-        problems.append("not floating point " + _list([f"{n} ({found[n].dtype})" for n in kinds]))
-    if bad := [name for name, tensor in found.items() if not _finite(tensor)]:
-        problems.append("NaN or infinite values in " + _list(bad))
-    if problems:
-        raise CheckpointError(f"{folder / stem}.safetensors: {'; '.join(problems)}")
-    return found
-
-
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> None:
-    """Give a module built on the meta device its weights."""
-    module.load_state_dict({k: v.to(device=device, dtype=dtype) for k, v in tensors.items()}, assign=True)
-    left = [name for name, buffer in module.named_buffers() if buffer.is_meta]
-    if left:
-        raise CheckpointError(f"{type(module).__name__}: buffers {_list(left)} are not part of the weights")
-
-
-def _files(folder: Path, stem: str) -> list[Path]:
-    whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if whole.exists() and index.exists():
-        raise CheckpointError(f"{folder}: has both {whole.name} and {index.name}; only one is allowed")
-    if whole.exists():
-        return [whole]
-    if not index.exists():
-        raise CheckpointError(f"{folder}: has neither {whole.name} nor {index.name}")
-    homes = read_json(index).get("weight_map")
-    if not isinstance(homes, dict) or not homes or not all(isinstance(v, str) for v in homes.values()):
-        raise CheckpointError(f"{index}: expected an object 'weight_map' of tensor name to file name")
-    names = sorted(set(homes.values()))
-    for name in names:
-        if Path(name).name != name or not (folder / name).exists():
-            raise CheckpointError(f"{index}: file {name!r} is not in {folder}")
-    return [folder / name for name in names]
-
-
-def _read_file(path: Path, mark: str) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            got = (file.metadata() or {}).get(FINGERPRINT, "")
-            if mark and got != mark:
-                raise CheckpointError(f"{path}: belongs to another save than config.json (an interrupted save?)")
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged or truncated: {error}") from None
+def drop_old(folder: Path, stems: tuple[str, ...], names: Sequence[str]) -> None:
+    """Remove the weights that an earlier save of `stems` left beside the files `names`."""
+    for old in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
+        if old.name.startswith(stems) and old.name not in names:
+            old.unlink()
 
 
 def read_json(path: Path) -> dict:
@@ -191,11 +131,13 @@ def read_json(path: Path) -> dict:
     return values
 
 
-def _finite(tensor: Tensor) -> bool:
-    # a sum is NaN or infinite wherever one value is; only then look closer, since a sum may also overflow
-    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
+def finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite. Takes no memory, whatever the size of the tensor."""
+    # the least and the largest value are NaN where any is
+    return tensor.numel() == 0 or all(bool(edge.isfinite()) for edge in tensor.detach().aminmax())
 
 
-def _list(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     rest = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -120,6 +120,16 @@ class SimVQConfig:
     commitment: float = 0.25
 
 
+def dual_grids(
+    semantic: ViTConfig, pixel: PixelCodecConfig, height: int, width: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns of semantic and of pixel features of a picture; ValueError unless its sides suit the factor."""
+    factor = pixel.factor
+    if height < factor or width < factor or height % factor or width % factor:
+        raise ValueError(f"size {height}x{width}: both sides must be multiples of {factor}")
+    return semantic.grid(height, width), (height // factor, width // factor)
+
+
 def _published_decoder() -> PixelCodecConfig:
     return PixelCodecConfig(ch=384, z_channels=64, embed_dim=64)
 
@@ -155,7 +165,4 @@ class DualViTokConfig:
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """((semantic rows, columns), (pixel rows, columns)) for a picture of `height` x `width` pixels."""
-        factor = self.pixel_encoder.factor
-        if height % factor or width % factor:
-            raise ValueError(f"size {height}x{width}: both sides must be multiples of {factor}")
-        return self.semantic_encoder.vit.grid(height, width), (height // factor, width // factor)
+        return dual_grids(self.semantic_encoder.vit, self.pixel_encoder, height, width)

@@ -19,13 +19,6 @@ class DualVisionTower(nn.Module):
         self.semantic_encoder = Qwen2ViT(config.semantic_encoder)
         self.pixel_encoder = MoVQEncoder(config.pixel_encoder)
 
-    def grids(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """((semantic rows, columns), (pixel rows, columns)) of a picture; ValueError unless sides suit the factor."""
-        factor = self.config.factor
-        if height < factor or width < factor or height % factor or width % factor:
-            raise ValueError(f"picture of {height}x{width} pixels: both sides must be multiples of {factor}")
-        return self.config.semantic_encoder.grid(height, width), (height // factor, width // factor)
-
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, H, W] in [-1, 1] -> semantic [B, h * w, D0] and pixel features [B, p * q, D1]."""
         return self.semantic_encoder(pictures), self.pixel_encoder(pictures).flatten(2).transpose(1, 2)

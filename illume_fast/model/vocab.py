@@ -2,19 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from illume_fast.model.strict import Config, ConfigError
 
-STRUCTURE_TOKENS = (
-    "<start_of_image>",
-    "<end_of_image>",
-    "<end_of_line>",
-    "<start_of_level0>",
-    "<end_of_level0>",
-    "<start_of_level1>",
-    "<end_of_level1>",
-)
+_FRAME_TOKENS = ("<start_of_image>", "<end_of_image>", "<end_of_line>")
 IMAGE_PLACEHOLDER = -200
 """Stands in a prompt's ids where a picture is read as continuous features."""
 IGNORE_INDEX = -100
@@ -26,9 +18,10 @@ _TAG_PIXELS = tuple(range(64, 1025, 64))
 class VocabConfig(Config):
     """Where each kind of token lies among the embedding rows.
 
-    `structure` holds the ids of `STRUCTURE_TOKENS` in that order; `<height_P>` for the i-th value P of `tag_pixels`
-    is `first_height + i`, likewise the width; `levels` holds a half-open id range of codes per level. `rows` counts
-    the embedding rows, of which those at and after `size` belong to no token.
+    `structure` holds the ids of `structure_tokens` in that order; `<height_P>` for the i-th value P of `tag_pixels`
+    is `first_height + i`, likewise the width; `levels` holds a half-open id range of codes per level (ILLUME has one
+    level, ILLUME+ a semantic and a pixel level). `rows` counts the embedding rows, of which those at and after `size`
+    belong to no token.
     """
 
     rows: int
@@ -36,13 +29,21 @@ class VocabConfig(Config):
     pad: int
     im_start: int
     im_end: int
-    structure: tuple[int, int, int, int, int, int, int]
+    structure: tuple[int, ...]
     tag_pixels: tuple[int, ...]
     first_height: int
     first_width: int
-    levels: tuple[tuple[int, int], tuple[int, int]]
+    levels: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
+        if not self.levels:
+            raise ConfigError("VocabConfig.levels: at least one level is needed")
+        names = structure_tokens(len(self.levels))
+        if len(self.structure) != len(names):
+            raise ConfigError(
+                f"VocabConfig.structure: {len(self.structure)} ids, but {len(self.levels)} levels need {len(names)}: "
+                + ", ".join(names)
+            )
         tags = len(self.tag_pixels)
         singles = [(self.pad,) * 2, (self.im_start,) * 2, (self.im_end,) * 2, *((i, i) for i in self.structure)]
         tag_ranges = [(f, f + tags - 1) for f in (self.first_height, self.first_width) if tags]
@@ -78,14 +79,10 @@ class VocabConfig(Config):
         return self.structure[2]
 
     @property
-    def level_starts(self) -> tuple[int, int]:
-        """`<start_of_level0>`, `<start_of_level1>`."""
-        return self.structure[3], self.structure[5]
-
-    @property
-    def level_ends(self) -> tuple[int, int]:
-        """`<end_of_level0>`, `<end_of_level1>`."""
-        return self.structure[4], self.structure[6]
+    def level_marks(self) -> tuple[tuple[int, int], ...]:
+        """(`<start_of_levelI>`, `<end_of_levelI>`) of each level; none where there is one level alone."""
+        marks = self.structure[len(_FRAME_TOKENS) :]
+        return tuple(zip(marks[::2], marks[1::2], strict=True))
 
     def codes(self, level: int) -> int:
         """Number of codes of a level: 0 semantic, 1 pixel."""
@@ -106,7 +103,7 @@ class VocabConfig(Config):
 
     def added_tokens(self) -> Iterator[tuple[str, int]]:
         """(text, id) of every image token: structure, size tags, codes of both levels."""
-        yield from zip(STRUCTURE_TOKENS, self.structure, strict=True)
+        yield from zip(structure_tokens(len(self.levels)), self.structure, strict=True)
         for i, pixels in enumerate(self.tag_pixels):
             yield f"<height_{pixels}>", self.first_height + i
         for i, pixels in enumerate(self.tag_pixels):
@@ -120,7 +117,13 @@ class VocabConfig(Config):
             return self.tag_pixels.index(pixels)
         except ValueError:
             allowed = ", ".join(map(str, self.tag_pixels))
-            raise ValueError(f"no size tag for {pixels} pixels; allowed sides are {allowed}") from None
+            raise ValueError(f"no size tag for {pixels} pixels; allowed sides are {allowed or 'none'}") from None
+
+
+def structure_tokens(levels: int) -> tuple[str, ...]:
+    """Names of the tokens that give a picture of so many levels its structure; one level needs no marks of its own."""
+    marks = [f"<{edge}_of_level{i}>" for i in range(levels) for edge in ("start", "end")]
+    return (*_FRAME_TOKENS, *(marks if levels > 1 else ()))
 
 
 def build_vocab(
@@ -129,32 +132,29 @@ def build_vocab(
     pad: int,
     im_start: int,
     im_end: int,
-    levels: tuple[int, int],
+    levels: tuple[int, ...],
     rows: int | None = None,
     tag_pixels: tuple[int, ...] = _TAG_PIXELS,
 ) -> VocabConfig:
     """Lay image tokens after `text_size` text tokens in ILLUME+'s order.
 
-    The order: seven structure tokens, heights, widths, `levels[0]` semantic codes, `levels[1]` pixel codes. `rows` is
-    the number of embedding rows (default: just enough).
+    The order: structure tokens, heights, widths, `levels[0]` semantic codes, and `levels[1]` pixel codes where there
+    are two levels. `rows` is the number of embedding rows (default: just enough).
     """
-    heights = text_size + len(STRUCTURE_TOKENS)
+    heights = text_size + len(structure_tokens(len(levels)))
     widths = heights + len(tag_pixels)
-    semantic = widths + len(tag_pixels)
-    pixel = semantic + levels[0]
-    end = pixel + levels[1]
-    soi = text_size
+    edges = list(accumulate(levels, initial=widths + len(tag_pixels)))
     return VocabConfig(
-        rows=end if rows is None else rows,
+        rows=edges[-1] if rows is None else rows,
         text_size=text_size,
         pad=pad,
         im_start=im_start,
         im_end=im_end,
-        structure=(soi, soi + 1, soi + 2, soi + 3, soi + 4, soi + 5, soi + 6),
+        structure=tuple(range(text_size, heights)),
         tag_pixels=tag_pixels,
         first_height=heights,
         first_width=widths,
-        levels=((semantic, pixel), (pixel, end)),
+        levels=tuple(pairwise(edges)),
     )
 
 

@@ -18,6 +18,7 @@ from illume_fast.model.checkpoint import Checkpoint, load_checkpoint, save_check
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.illume import IllumeModel, build_illume
 from illume_fast.model.presets import demo
+from illume_fast.model.vision_folder import require_vision_tokenizer
 from illume_fast.training.encodings import Encodings, Variant, encode_pictures
 from illume_fast.training.loop import LoopConfig, fit, steady_threads
 from illume_fast.training.templates import READ_SLOTS, Template, TemplateMaker, fill
@@ -130,12 +131,12 @@ class Stage:
         """Read the earlier stages' results and the conversations, and encode every picture."""
         self.config = config
         start = load_checkpoint(config.start) if config.start is not None else self._untrained()
-        self.settings, self.model, self.tokenizer = start.config, start.model, start.vision_tokenizer
+        self.settings, self.model = start.config, start.model
+        self.tokenizer = require_vision_tokenizer(start.vision_tokenizer)
         self.model.model.vision_tower.requires_grad_(False)
         self.text = TextTokenizer.from_file(start.tokenizer)
         self.vocab = self.settings.model.vocab
-        sizes = self.settings.vision_tokenizer
-        grid = image_grid((config.size, config.size), sizes.semantic_encoder.vit, sizes.pixel_encoder)
+        grid = image_grid((config.size, config.size), self.settings.vision_tokenizer)
         maker = TemplateMaker(Chat(self.text, self.vocab), grid)
         seen, unseen = (read_tasks(config.prepared / split) for split in ("train", "val_combo"))
         paths = (path for tasks in (seen, unseen) for items in tasks.values() for c in items for path in c.images)

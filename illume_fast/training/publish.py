@@ -13,6 +13,7 @@ from illume_fast.data.errors import InputError
 from illume_fast.model.checkpoint import load_checkpoint, save_checkpoint
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.tensor_files import read_json, staging
+from illume_fast.model.vision_folder import require_vision_tokenizer
 
 MAX_FILE_BYTES = 16 * 2**20 - 2**16  # of tensors; the header comes on top
 
@@ -60,15 +61,16 @@ class PublishConfig:
 def main(config: PublishConfig) -> None:
     """Write the folder and its card."""
     loaded = load_checkpoint(config.checkpoint)
+    vision = require_vision_tokenizer(loaded.vision_tokenizer)
     if config.tokenizer is not None:
-        _take_decoder(loaded.vision_tokenizer, config.tokenizer / "vision_tokenizer.safetensors")
+        _take_decoder(vision, config.tokenizer / "vision_tokenizer.safetensors")
     own = loaded.config.generation
     cooled = {name: replace(getattr(own, name), temperature=config.temperature) for name in ("semantic", "pixel")}
     generation = replace(own, guidance=config.guidance, edit_guidance=config.edit_guidance, **cooled)
     settings = replace(loaded.config, generation=generation)
     # the folder that was judged is no more once this one is there
     reports = [_of(read_json(path), config.out.name) for path in config.scores]
-    parts = (loaded.model, loaded.vision_tokenizer)
+    parts = (loaded.model, vision)
     tokenizer = loaded.tokenizer.read_text(encoding="utf-8")
     save_checkpoint(config.out, settings, *parts, tokenizer, torch.bfloat16, MAX_FILE_BYTES)
     parameters = sum(p.numel() for part in parts for p in part.parameters()) / 1e6

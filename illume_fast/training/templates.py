@@ -42,9 +42,9 @@ class TemplateMaker:
     def __init__(self, chat: Chat, grid: ImageGrid):
         self.chat, self.grid = chat, grid
         self.size = (grid.height, grid.width)
-        zeros = (torch.zeros(shape, dtype=torch.int64) for shape in (grid.semantic, grid.pixel))
-        self._blank = ImageCodes(grid.height, grid.width, *zeros)
-        self._slots: list[int] = block_slots(chat.vocab, grid.semantic, grid.pixel).tolist()
+        zeros = (torch.zeros(shape, dtype=torch.int64) for shape in grid.levels)
+        self._blank = ImageCodes(grid.height, grid.width, tuple(zeros))
+        self._slots: list[int] = block_slots(chat.vocab, grid.levels).tolist()
         self._open = [slot - 2 if slot < 0 else slot for slot in self._slots]
 
     def of(self, conversation: Conversation, numbers: Sequence[int]) -> Template:

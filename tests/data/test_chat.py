@@ -25,7 +25,7 @@ from illume_fast.model.vocab import IGNORE_INDEX, IMAGE_PLACEHOLDER
 pytest.importorskip("tokenizers")
 
 SIZE = (256, 256)
-GRID = ImageGrid(256, 256, (9, 9), (16, 16))
+GRID = ImageGrid(256, 256, ((9, 9), (16, 16)))
 VOCAB = build_vocab(319, pad=317, im_start=318, im_end=316, levels=(64, 192), rows=623)
 ROLES = {"human": "user", "gpt": "assistant"}
 NASTY = [
@@ -135,7 +135,7 @@ def test_marks_are_the_only_syntax():
 
 
 def test_pictures_written_earlier_return_as_tokens(chat):
-    codes = ImageCodes(64, 64, torch.tensor([[0, 3]]), torch.tensor([[1, 2]]))
+    codes = ImageCodes(64, 64, (torch.tensor([[0, 3]]), torch.tensor([[1, 2]])))
     ids, labels = chat.encode([text_to_image("a", (64, 64)), written_image(codes), Message("user", ("and now?",))], ())
     assert ids.count(chat.vocab.start_of_image) == 1
     assert ids[-len(chat.text.encode("assistant\n")) :] == chat.text.encode("assistant\n")

@@ -15,7 +15,7 @@ from illume_fast.data.sizes import (
     nearest_size,
 )
 from illume_fast.model.presets import demo
-from illume_fast.model.vision_config import PixelCodecConfig, ViTConfig
+from illume_fast.model.vision_config import DualViTokConfig
 
 # size, semantic grid, pixel grid, tokens: ILLUME+'s table of resolutions
 TABLE = [
@@ -36,27 +36,30 @@ TABLE = [
 
 @pytest.mark.parametrize("size, semantic, pixel, tokens", TABLE)
 def test_published_grids(size, semantic, pixel, tokens):
-    grid = image_grid(size, ViTConfig(), PixelCodecConfig())
-    assert (grid.semantic, grid.pixel, grid.num_tokens) == (semantic, pixel, tokens)
+    grid = image_grid(size, DualViTokConfig())
+    assert (grid.levels, grid.num_tokens) == ((semantic, pixel), tokens)
 
 
 def test_the_demo_grid():
-    tower = demo().model.vision_tower
-    grid = image_grid((64, 64), tower.semantic_encoder, tower.pixel_encoder)
-    assert (grid.semantic, grid.pixel, grid.num_tokens) == ((4, 4), (8, 8), 98)
+    grid = image_grid((64, 64), demo().vision_tokenizer)
+    assert (grid.levels, grid.num_tokens) == (((4, 4), (8, 8)), 98)
 
 
 def test_other_sizes_round_down_to_cells():
-    assert image_grid((160, 208), ViTConfig(), PixelCodecConfig()).semantic == (5, 7)
+    assert image_grid((160, 208), DualViTokConfig()).levels[0] == (5, 7)
 
 
 def test_sizes_that_are_not_allowed():
     with pytest.raises(ValueError, match="size 96x64 is not supported; allowed are 512x512, 384x512"):
-        image_grid((96, 64), ViTConfig(), PixelCodecConfig(), allowed=RATIOS)
-    with pytest.raises(ValueError, match="size 100x64 is not supported; sides must be multiples of 16 and at least 28"):
-        image_grid((100, 64), ViTConfig(), PixelCodecConfig())
-    with pytest.raises(ValueError, match="at least 28"):
-        image_grid((16, 16), ViTConfig(), PixelCodecConfig())
+        image_grid((96, 64), DualViTokConfig(), allowed=RATIOS)
+    with pytest.raises(ValueError, match="size 100x64: both sides must be multiples of 16"):
+        image_grid((100, 64), DualViTokConfig())
+    with pytest.raises(ValueError, match="size 0x16: both sides"):
+        image_grid((0, 16), DualViTokConfig())
+
+
+def test_a_picture_smaller_than_a_cell_is_scaled_up_to_one():
+    assert image_grid((16, 16), DualViTokConfig()).levels == ((1, 1), (1, 1))
 
 
 def test_ratios():

@@ -7,12 +7,15 @@ import torch
 from golden_mllm import mllm_config
 from golden_vision import dual_vitok_config, read_case, read_weights
 from PIL import Image
+from safetensors.torch import load_file
 
+from illume_fast.data.chat import ReadImage, parse_marks
 from illume_fast.data.sequence import encode_image
 from illume_fast.engine import EngineConfig
 from illume_fast.model.checkpoint import Checkpoint, build
 from illume_fast.model.generation_config import CheckpointConfig, GenerationConfig
-from illume_fast.pipeline import IllumePipeline
+from illume_fast.model.vocab import IMAGE_PLACEHOLDER
+from illume_fast.pipeline import Converse, IllumePipeline, Turn
 
 # below this gap between the best two scores, rounding may choose
 TINY_GAP = 1e-4
@@ -78,3 +81,21 @@ def test_editing(pipe, golden):
     guidance = config["runs"]["edit"]["guidance"]
     out = pipe.edit(source, instruction, guidance_scale=guidance, temperature=0.0, seed=0, output_type="codes")
     assert_drawn(pipe, out.images[0], outputs, "edit", 0)
+
+
+@pytest.mark.parametrize("name", ["und", "und2"])
+def test_conversations(pipe, golden, name):
+    """Several turns, and pictures in them, are the official prompts."""
+    folder = golden("mllm_tiny")
+    turns = json.loads((folder / "config.json").read_text())["samples"][name]["conversation"]
+    recorded = load_file(folder / "inputs.safetensors")[f"{name}.input_ids"].tolist()
+    picture = Image.new("RGB", (64, 64))
+    roles = {"human": "user", "gpt": "assistant"}
+    said = [
+        Turn(roles[turn["from"]], tuple(picture if isinstance(p, ReadImage) else p for p in parse_marks(turn["value"])))
+        for turn in turns[:-1]
+    ]
+    (request,) = pipe.tasks.requests(Converse(messages=said))
+    ids = [i for s in request.prompt for i in (s.ids if s.features is None else (IMAGE_PLACEHOLDER,))]
+    assert ids == recorded[: len(ids)]
+    assert len(ids) > len(recorded) // 2

@@ -242,7 +242,7 @@ def test_a_failed_save_keeps_the_old_files(folder, monkeypatch):
 
 def test_weights_must_match_the_config(tmp_path):
     model, vision = build(tiny_config(), "cpu")
-    with pytest.raises(CheckpointError, match=r"do not match the config at lm_head\.weight"):
+    with pytest.raises(CheckpointError, match=r"do not match the config: missing lm_head\.weight"):
         save_checkpoint(tmp_path / "new", tiny_config(tied=False), model, vision, "{}")
     assert not (tmp_path / "new").exists()
 

@@ -105,7 +105,7 @@ def test_every_image_needs_its_placeholder(recorded):
 
 
 def test_a_picture_must_suit_the_strides(recorded):
-    with pytest.raises(ValueError, match="40x48 pixels: both sides must be multiples of 16"):
+    with pytest.raises(ValueError, match="40x48: both sides must be multiples of 16"):
         recorded.model.image_embeds(torch.zeros(1, 3, 40, 48))
     with pytest.raises(ValueError, match="picture 0: expected"):
         recorded.model.image_embeds([torch.zeros(3, 48, 48)])
@@ -113,10 +113,10 @@ def test_a_picture_must_suit_the_strides(recorded):
 
 def test_features_fill_the_slots(recorded):
     vocab, grids = recorded.config.vocab, ((2, 3), (3, 4))
-    slots = block_slots(vocab, *grids)
+    slots = block_slots(vocab, grids)
     semantic = torch.arange(6.0).add(100).view(1, 6, 1)
     pixel = torch.arange(12.0).add(200).view(1, 12, 1)
-    block = fill_block(torch.tensor(vocab.structure).float().unsqueeze(1), semantic, pixel, grids)[0, :, 0]
+    block = fill_block(vocab, torch.tensor(vocab.structure).float().unsqueeze(1), (semantic, pixel), grids)[0, :, 0]
     assert block[slots == SEMANTIC_SLOT].tolist() == semantic.flatten().tolist()
     assert block[slots == PIXEL_SLOT].tolist() == pixel.flatten().tolist()
     assert block[slots >= 0].tolist() == slots[slots >= 0].tolist()

@@ -1,0 +1,120 @@
+"""Conversations as Hugging Face writes them: lists of {"role", "content"}."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from illume_fast.data.chat import SYSTEM, Chat, Message, Part, ReadImage, SizeTag, parse_marks
+from illume_fast.data.errors import InputError, shorten
+from illume_fast.data.picture import load_picture
+from illume_fast.data.sequence import ImageCodes
+from illume_fast.data.sizes import Size
+
+Conversation = Sequence[Mapping[str, Any]]
+
+# what `Chat` encodes, for programs that render templates themselves; a "codes" part's text is that of its tokens
+CHAT_TEMPLATE = (
+    """\
+{%- if messages[0].role != 'system' %}{{ '<|im_start|>system\\n"""
+    + SYSTEM
+    + """<|im_end|>\\n' }}{% endif %}
+{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}
+{%- if message.content is string %}{{ message.content }}
+{%- else %}
+{%- for part in message.content %}
+{%- if part.type == 'image' %}{{ '<image>' }}
+{%- elif part.type == 'size' %}{{ '<height_' ~ part.height ~ '><width_' ~ part.width ~ '>' }}
+{%- else %}{{ part.text }}
+{%- endif %}
+{%- endfor %}
+{%- endif %}{{ '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Rendered:
+    """A conversation as ids with placeholders, and the pictures for them: None where one is still to be given."""
+
+    ids: list[int]
+    pictures: tuple[Image.Image | None, ...]
+
+
+def render(chat: Chat, conversation: Conversation, size: Size | None, add_generation_prompt: bool) -> Rendered:
+    """Encode a conversation. Whatever a user's words hold, they stay words.
+
+    `content` is a list of parts, {"type": "text", "text"}, {"type": "image", "image"?: a picture, "path"?: its file},
+    {"type": "size", "height", "width"} and {"type": "codes", "codes": `ImageCodes`}; or a text in which `<image>` is a
+    picture and `{resolution_tag}` the tag of `size`. A first message of the role "system" replaces the usual one.
+
+    Raises:
+        InputError: a role, a key or a type of part is not known.
+    """
+    if not conversation:
+        raise InputError("the conversation is empty; give a message at least")
+    messages, pictures = [], []
+    for i, message in enumerate(conversation):
+        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+            raise InputError(f"message {i}: expected a dict with 'role' and 'content', got {shorten(message)}")
+        parts, seen = _parts(i, message["content"], size)
+        pictures += seen
+        if message["role"] == "system" and i == 0:
+            chat = Chat(chat.text, chat.vocab, _words(i, parts))
+            continue
+        try:
+            messages.append(Message(message["role"], tuple(parts)))
+        except ValueError as error:
+            raise InputError(f"message {i}: {error}") from None
+    ids, _ = chat.encode(messages, () if add_generation_prompt else None)
+    return Rendered(ids, tuple(pictures))
+
+
+def _parts(number: int, content: Any, size: Size | None) -> tuple[list[Part], list[Image.Image | None]]:
+    if isinstance(content, str):
+        parts = list(parse_marks(content, size))
+        return parts, [None for part in parts if isinstance(part, ReadImage)]
+    if not isinstance(content, Sequence):
+        raise InputError(f"message {number}: content must be a text or a list of parts, got {shorten(content)}")
+    parts, pictures = [], []
+    for item in content:
+        part = _part(number, item)
+        parts.append(part)
+        if isinstance(part, ReadImage):
+            pictures.append(_picture(number, item))
+    return parts, pictures
+
+
+def _part(number: int, item: Any) -> Part:
+    kind = item.get("type") if isinstance(item, Mapping) else None
+    keys = set(item) - {"type"} if isinstance(item, Mapping) else set()
+    if kind == "text" and keys == {"text"} and isinstance(item["text"], str):
+        return item["text"]
+    if kind == "image" and keys <= {"image", "path"}:
+        return ReadImage()
+    if kind == "size" and keys == {"height", "width"}:
+        return SizeTag(item["height"], item["width"])
+    if kind == "codes" and keys == {"codes"} and isinstance(item["codes"], ImageCodes):
+        return item["codes"]
+    raise InputError(
+        f"message {number}: {shorten(item)} is no part; allowed types are 'text' with text, 'image' with image or path,"
+        " 'size' with height and width, 'codes' with ImageCodes"
+    )
+
+
+def _picture(number: int, item: Mapping[str, Any]) -> Image.Image | None:
+    picture, path = item.get("image"), item.get("path")
+    if path is not None:
+        return load_picture(Path(path), f"message {number}")
+    if picture is None or isinstance(picture, Image.Image):
+        return picture
+    raise InputError(f"message {number}: an image must be a PIL picture, got {type(picture).__name__}; give its path")
+
+
+def _words(number: int, parts: Sequence[Part]) -> str:
+    if not all(isinstance(part, str) for part in parts):
+        raise InputError(f"message {number}: the system's message holds words alone")
+    return "".join(map(str, parts))

@@ -1,0 +1,296 @@
+"""`IllumeProcessor`: words, conversations and pictures to what the model takes, and what it gives back again."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature, ProcessorMixin
+
+from illume_fast.data.chat import Chat
+from illume_fast.data.errors import InputError, shorten
+from illume_fast.data.image import ImageProcessor, pad_to, to_picture, unpad
+from illume_fast.data.picture import on_white
+from illume_fast.data.sequence import ImageCodes
+from illume_fast.data.sizes import Size, nearest_size
+from illume_fast.data.text_tokenizer import TextTokenizer
+from illume_fast.decoding import PictureDecoder
+from illume_fast.huggingface.chats import CHAT_TEMPLATE, Conversation, Rendered, render
+from illume_fast.huggingface.configuration import IllumeConfig, refuse_hub
+from illume_fast.huggingface.inputs import pad_rows
+from illume_fast.huggingface.loading import check_neutral
+from illume_fast.huggingface.tokens import Tokens, rows_of_ids
+from illume_fast.model.checkpoint import CONFIG, TOKENIZER, read_config, resolve
+from illume_fast.model.dual_vitok import DualViTok
+from illume_fast.model.generation_config import CheckpointConfig
+from illume_fast.model.tensor_files import staging
+from illume_fast.model.vocab import IMAGE_PLACEHOLDER
+
+
+class ChatText(str):
+    """A rendered conversation: a text to look at, which also holds the ids that it stands for."""
+
+    rendered: Rendered
+
+    def __new__(cls, text: str, rendered: Rendered) -> Self:
+        made = super().__new__(cls, text)
+        made.rendered = rendered
+        return made
+
+
+class IllumeProcessor(ProcessorMixin):
+    """What goes into `IllumeForConditionalGeneration`, and what comes out of it.
+
+    Words are encoded by our own tokenizer, conversations by `data.chat.Chat`: what users write never becomes a control
+    or image token. `tokenizer` is the former; `set_vision_tokenizer` gives what turns drawn codes into pictures.
+    """
+
+    image_token = "<image>"
+    image_token_id = IMAGE_PLACEHOLDER
+
+    def __init__(
+        self, config: CheckpointConfig, tokenizer: Path | str, vision_tokenizer: DualViTok | None = None
+    ) -> None:
+        self.config = config
+        self.tokenizer = TextTokenizer.from_file(tokenizer, config.model.vocab.text_size)
+        self.chat = Chat(self.tokenizer, config.model.vocab)
+        self.tokens = Tokens(self.tokenizer, config)
+        self.chat_template = CHAT_TEMPLATE
+        tower = config.model.vision_tower
+        self.image_processor = ImageProcessor(tower.factor, tower.min_pixels, tower.max_pixels)
+        self._words = Path(tokenizer).read_text(encoding="utf-8")
+        self._decoder: PictureDecoder | None = None
+        if vision_tokenizer is not None:
+            self.set_vision_tokenizer(vision_tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **rest: Any) -> Self:  # type: ignore[override]
+        """For "demo" or the folder of a model. CheckpointError, or InputError for its tokenizer, where it is damaged.
+
+        The vision tokenizer is not loaded: `set_vision_tokenizer(model.vision_tokenizer)` shares the model's.
+        """
+        check_neutral(rest)
+        folder = resolve(pretrained_model_name_or_path)
+        return cls(read_config(folder), folder / TOKENIZER)
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **rest: Any) -> list[str]:
+        """Write `tokenizer.json`, `chat_template.jinja` and, where the folder has none, the model's `config.json`.
+
+        ValueError where the folder's model has another vocabulary. Returns the names of the files.
+        """
+        refuse_hub(push_to_hub, rest)
+        folder = Path(save_directory)
+        written = {TOKENIZER: self._words, "chat_template.jinja": CHAT_TEMPLATE}
+        if not (folder / CONFIG).exists():
+            written[CONFIG] = IllumeConfig(self.config).to_json_string()
+        elif read_config(folder).model.vocab != self.config.model.vocab:
+            raise ValueError(f"{folder}: its model has another vocabulary than this processor")
+        with staging(folder) as stage:
+            for name, text in written.items():
+                stage.write_text(name, text)
+        return [str(folder / name) for name in written]
+
+    def set_vision_tokenizer(self, tokenizer: DualViTok, device: torch.device | str | None = None) -> None:
+        """Decode pictures by `tokenizer`, on its own device or on `device`."""
+        if device is not None:
+            tokenizer.to(device)
+        self._decoder = PictureDecoder(tokenizer, next(tokenizer.parameters()).device)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | Conversation | Sequence[Conversation] | None = None,
+        *,
+        padding: bool | str = True,
+        padding_side: str = "left",
+        add_generation_prompt: bool = True,
+        resolution: Size | None = None,
+        control_tokens: bool = False,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        """Prompts and their pictures -> `input_ids` and `attention_mask` int64 [B, T], and `pixel_values`, a list of
+        float32 [1, 3, H, W] in [-1, 1], where there are pictures.
+
+        `text` is a text, a conversation (see `apply_chat_template`), or a list of either. `<image>` in a text is a
+        picture, any other word is a word; what `apply_chat_template` returned means its conversation. Names of tokens
+        in any other text are refused, since what a user writes must not become a control token, unless
+        `control_tokens` says that they stand for tokens. `images` are pictures in the order of their places: one, a
+        list, or a list of lists, one for each text; places whose picture came in the conversation need none.
+        `resolution` is what `{resolution_tag}` in conversations stands for.
+
+        Raises:
+            InputError: numbers of places and pictures differ, a picture cannot be read, or a text or a setting is none
+                that is allowed.
+        """
+        if return_tensors != "pt":
+            raise InputError(f"return_tensors {return_tensors!r} is not supported; allowed is 'pt'")
+        if padding_side not in ("left", "right"):
+            raise InputError(f"padding_side {padding_side!r} is not known; allowed are 'left', 'right'")
+        prompts = [self._prompt(one, resolution, add_generation_prompt, control_tokens) for one in _texts(text)]
+        if not padding and len({len(prompt.ids) for prompt in prompts}) > 1:
+            raise InputError("padding=False: the prompts differ in length; let them be padded, or give them one by one")
+        pictures = _pictures(prompts, images)
+        rows = [torch.tensor(prompt.ids, dtype=torch.int64) for prompt in prompts]
+        left = padding_side == "left"
+        data: dict[str, Any] = {
+            "input_ids": pad_rows(rows, self.config.model.vocab.pad, left),
+            "attention_mask": pad_rows([torch.ones_like(row) for row in rows], 0, left),
+        }
+        if pictures:
+            data["pixel_values"] = [self._pixels(picture) for picture in pictures]
+        return BatchFeature(data)
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Conversation | Sequence[Conversation],
+        chat_template: str | None = None,
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str = "pt",
+        padding: bool | str = True,
+        padding_side: str = "left",
+        resolution: Size | None = None,
+    ) -> Any:
+        """A conversation, or several, as text; with `tokenize` as ids [B, T], and with `return_dict` too as the
+        processor returns it, pictures included.
+
+        A conversation is a list of {"role", "content"}; see `chats.render` for what contents may be. The text knows
+        the ids it stands for, so that it may be given to the processor. InputError for anything else.
+        """
+        if chat_template not in (None, CHAT_TEMPLATE):
+            raise InputError("chat_template: ILLUME has one template; another cannot be used")
+        several = not (conversation and isinstance(conversation[0], Mapping))
+        conversations: Any = conversation if several else [conversation]
+        rendered = [render(self.chat, one, resolution, add_generation_prompt) for one in conversations]
+        if not tokenize:
+            texts = [ChatText(self.tokens.decode(one.ids, skip_special_tokens=False), one) for one in rendered]
+            return texts if several else texts[0]
+        given = [ChatText("", one) for one in rendered]
+        found = self(text=given, padding=padding, padding_side=padding_side, return_tensors=return_tensors)
+        return found if return_dict else found["input_ids"]
+
+    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False) -> list[str]:
+        """Ids [B, T] -> texts, in which image tokens have their published names."""
+        return [self.tokens.decode(row, skip_special_tokens) for row in rows_of_ids(sequences)]
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
+        """Ids [T] -> text. ValueError for a batch of several."""
+        rows = rows_of_ids(token_ids)
+        if len(rows) != 1:
+            raise ValueError(f"decode: {len(rows)} rows were given; batch_decode takes several")
+        return self.tokens.decode(rows[0], skip_special_tokens)
+
+    def parse_text_image(
+        self, text: str | Tensor | Sequence[int], image_placeholder: str = "<image>"
+    ) -> tuple[str, list[ImageCodes], list[str | ImageCodes]]:
+        """An answer, as ids or as `decode` shows it -> (its text with `image_placeholder` for each picture, the codes
+        of the pictures, both in order). ValueError for a damaged picture."""
+        if isinstance(text, str):
+            parts = self.tokens.split(text)
+        else:
+            (ids,) = rows_of_ids(text)
+            runs = self.tokens.parts(ids)
+            parts = [run if isinstance(run, ImageCodes) else self.tokens.decode(run, True) for run in runs]
+        shown = "".join(part if isinstance(part, str) else image_placeholder for part in parts)
+        return shown, [part for part in parts if isinstance(part, ImageCodes)], parts
+
+    def post_process_images(
+        self, drawn: Tensor | Sequence[Any] | ImageCodes, target_sizes: Sequence[Size] | None = None
+    ) -> list[Image.Image]:
+        """What `generate` returned ([B, T] or [T]), or codes -> all its pictures, row by row.
+
+        `target_sizes` (height, width), one for each picture, undo the padding and scaling of an edit's source.
+        ValueError without a vision tokenizer, for a damaged picture, and for another number of sizes than of pictures.
+        """
+        if isinstance(drawn, ImageCodes):
+            drawn = [drawn]
+        given = list(drawn)
+        codes: list[ImageCodes] = given if all(isinstance(one, ImageCodes) for one in given) else []
+        if not codes:
+            rows = [self.tokens.parts(row) for row in rows_of_ids(drawn)]
+            codes = [part for row in rows for part in row if isinstance(part, ImageCodes)]
+        if self._decoder is None:
+            raise ValueError("there is no vision tokenizer; call set_vision_tokenizer(model.vision_tokenizer) first")
+        if target_sizes is not None and len(target_sizes) != len(codes):
+            raise ValueError(f"target_sizes: {len(target_sizes)} sizes for {len(codes)} pictures")
+        pictures = [to_picture(self._decoder.decode([one])[0]) for one in codes]
+        if target_sizes is None:
+            return pictures
+        return [unpad(picture, (size[0], size[1])) for picture, size in zip(pictures, target_sizes, strict=True)]
+
+    def transform_image_nearest_resolution_ratio(self, image: Image.Image) -> Image.Image:
+        """A picture to be edited, scaled into the size that suits it best of those the model draws, on white."""
+        picture = _rgb(image)
+        return pad_to(picture, nearest_size((picture.height, picture.width), self.config.generation.sizes))
+
+    def unpad_and_resize_back(self, image: Image.Image, height: int, width: int) -> Image.Image:
+        """The edited picture in its source's size."""
+        return unpad(image, (height, width))
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "pixel_values"]
+
+    def __repr__(self) -> str:
+        vocab = self.config.model.vocab
+        return f"{type(self).__name__}({vocab.text_size} text tokens of {vocab.size})"
+
+    def _prompt(self, text: Any, size: Size | None, add_generation_prompt: bool, control_tokens: bool) -> Rendered:
+        if isinstance(text, ChatText):
+            return text.rendered
+        if not isinstance(text, str):
+            return render(self.chat, text, size, add_generation_prompt)
+        if control_tokens:
+            ids = self.tokens.encode_named(text)
+            return Rendered(ids, (None,) * ids.count(IMAGE_PLACEHOLDER))
+        if named := self.tokens.first_name(text):
+            raise InputError(
+                f"the text {shorten(text)} holds {named}, and words never become control tokens; give a conversation,"
+                " what apply_chat_template returned, or control_tokens=True where you vouch for the text"
+            )
+        pieces = [self.tokenizer.encode(piece) for piece in text.split(self.image_token)]
+        ids = pieces[0]
+        for piece in pieces[1:]:
+            ids = [*ids, IMAGE_PLACEHOLDER, *piece]
+        return Rendered(ids, (None,) * (len(pieces) - 1))
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        """At its own size within the tower's bounds, or at the one size that the model knows."""
+        picture, sizes = _rgb(image), self.config.generation.sizes
+        return self.image_processor(pad_to(picture, sizes[0]) if len(sizes) == 1 else picture)
+
+
+def _texts(text: Any) -> list[Any]:
+    """Texts and conversations of a call, as a list of them."""
+    if text is None or (not isinstance(text, str) and not len(text)):
+        raise InputError("there is no text; give a text, a conversation, or a list of either")
+    return [text] if isinstance(text, str) or isinstance(text[0], Mapping) else list(text)
+
+
+def _pictures(prompts: Sequence[Rendered], images: Any) -> list[Image.Image]:
+    """The pictures of all prompts in order: those that came with them, and `images` for the other places."""
+    empty = [sum(picture is None for picture in prompt.pictures) for prompt in prompts]
+    given: list[Any] = [] if images is None else [images] if isinstance(images, Image.Image) else list(images)
+    if given and all(isinstance(one, list | tuple) for one in given):
+        if [len(one) for one in given] != empty:
+            raise InputError(f"images: {[len(one) for one in given]} for texts with {empty} places for pictures")
+        given = [picture for one in given for picture in one]
+    if wrong := [type(one).__name__ for one in given if not isinstance(one, Image.Image)]:
+        raise InputError(f"images: expected PIL pictures, got {wrong[0]}")
+    if len(given) != sum(empty):
+        raise InputError(f"images: {len(given)} given for {sum(empty)} places; each <image> needs one")
+    every = iter(given)
+    return [next(every) if picture is None else picture for prompt in prompts for picture in prompt.pictures]
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    try:
+        return on_white(image)
+    # Pillow reads files late, and its decoders raise any of these
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"the picture cannot be read: {reason}") from None

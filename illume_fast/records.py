@@ -1,0 +1,31 @@
+"""How a result was made, as values for the text chunks of its pictures."""
+
+from typing import Any
+
+from illume_fast import __version__
+from illume_fast.data.sequence import ImageCodes
+from illume_fast.data.sizes import format_size
+from illume_fast.tasks import Converse, Draw, Task, Tasks
+
+_SETTINGS = (
+    *("negative_prompt", "guidance_from", "guidance_until", "temperature", "top_k", "top_p"),
+    *("picture_temperature", "picture_top_k", "picture_top_p"),
+)
+
+
+def record_of(task: Task, seed: int, tasks: Tasks) -> dict[str, Any]:
+    """What a result of `task` depends on, as JSON values; None where the model's own sampling was taken."""
+    generation = tasks.generation
+    record: dict[str, Any] = {"prompt": task.prompt, "seed": seed}
+    if isinstance(task, Draw | Converse):
+        default = generation.edit_guidance if task.shows_pictures else generation.guidance
+        own = default if generation.has_unconditional else 1.0
+        record["guidance"] = own if task.guidance is None else task.guidance
+    record |= {name: getattr(task, name) for name in _SETTINGS if hasattr(task, name)}
+    weights = tasks.checkpoint.config.fingerprint
+    return {**record, "weights": weights, "made_by": f"illume_fast {__version__}"}
+
+
+def with_size(record: dict[str, Any], codes: ImageCodes) -> dict[str, Any]:
+    """The record of a picture, which names the size it was drawn in."""
+    return {**record, "size": format_size((codes.height, codes.width))}
