@@ -39,7 +39,7 @@ def tokenizer(tmp_path_factory) -> Path:
 
 def small(checkpoint: Checkpoint) -> IllumePipeline:
     """A pipeline that draws one small size, for speed."""
-    generation = replace(checkpoint.config.generation, sizes=(SIZE,), max_answer=8)
+    generation = replace(checkpoint.config.generation, sizes=(SIZE,), max_answer=8, decoder="pixel")
     checkpoint = replace(checkpoint, config=replace(checkpoint.config, generation=generation))
     return IllumePipeline(checkpoint, EngineConfig(max_batch=2, cache_tokens=4096))
 
@@ -114,7 +114,16 @@ def test_a_tokenizer_where_there_is_one_or_where_none_is(official, tokenizer, tm
 
 
 def test_the_command_line(official, tmp_path, capsys):
-    arguments = ["generate", "a red heart", "--model", str(official), "--out", str(tmp_path / "out")]
+    arguments = [
+        "generate",
+        "a red heart",
+        "--model",
+        str(official),
+        "--out",
+        str(tmp_path / "out"),
+        "--decoder",
+        "pixel",
+    ]
     assert main(arguments) == 2
     assert "loaded without a vision tokenizer" in capsys.readouterr().err
     assert main(["chat", "What is this?", "--model", str(official), "--max-tokens", "3"]) == 0

@@ -92,7 +92,7 @@ def test_it_is_loaded_run_and_saved_again(official, tokenizer, tmp_path):
     loaded = load_checkpoint(official, torch.bfloat16, vision_tokenizer=tokenizer)
     assert loaded.model.head_weight.shape == (ROWS, 896)
     assert equal(stored(official), loaded.model.state_dict())
-    generation = replace(loaded.config.generation, sizes=((64, 64),))
+    generation = replace(loaded.config.generation, sizes=((64, 64),), decoder="pixel")
     small = replace(loaded, config=replace(loaded.config, generation=generation))
     pipe = IllumePipeline(small, EngineConfig(max_batch=2, cache_tokens=4096))
     assert isinstance(pipe.chat("What is this?", Image.new("RGB", (80, 60), "red"), max_new_tokens=3), str)
