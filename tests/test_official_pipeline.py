@@ -41,7 +41,7 @@ def tokenizer(tmp_path_factory) -> Path:
 
 def small(checkpoint: Checkpoint, decoder: Decoder | None = None) -> IllumePipeline:
     """A pipeline that draws one small size, for speed."""
-    generation = replace(checkpoint.config.generation, sizes=(SIZE,), max_answer=8, decoder="pixel")
+    generation = replace(checkpoint.config.generation, sizes=(SIZE,), max_answer=8)
     checkpoint = replace(checkpoint, config=replace(checkpoint.config, generation=generation))
     return IllumePipeline(checkpoint, EngineConfig(max_batch=2, cache_tokens=4096), decoder)
 
@@ -118,16 +118,7 @@ def test_a_tokenizer_where_there_is_one_or_where_none_is(official, tokenizer, tm
 
 
 def test_the_command_line(official, tmp_path, capsys):
-    arguments = [
-        "generate",
-        "a red heart",
-        "--model",
-        str(official),
-        "--out",
-        str(tmp_path / "out"),
-        "--decoder",
-        "pixel",
-    ]
+    arguments = ["generate", "a red heart", "--model", str(official), "--out", str(tmp_path / "out")]
     assert main(arguments) == 2
     assert "loaded without a vision tokenizer" in capsys.readouterr().err
     assert main(["chat", "What is this?", "--model", str(official), "--max-tokens", "3"]) == 0
