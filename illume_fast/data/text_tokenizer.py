@@ -41,7 +41,7 @@ class TextTokenizer:
         """
         try:
             path = Path(path)
-            values = _older_values(path.parent) if path.name == "vocab.json" else _json(path)
+            values = json.loads(tokenizer_json(path))
             kept = sorted(values["added_tokens"], key=lambda token: token["id"])
             if text_size is not None:
                 # only special tokens can be kept from matching
@@ -114,18 +114,21 @@ def _byte_level(library: Any, model: Any) -> "Tokenizer":
     return tokenizer
 
 
-def _older_values(folder: Path) -> dict[str, Any]:
-    """What `tokenizer.json` would hold, from the three files of older saves."""
+def tokenizer_json(path: Path | str) -> str:
+    """The text of a `tokenizer.json`, or what one would hold for the `vocab.json` of an older save; all added tokens
+    included. OSError and what the library raises where files are missing or damaged."""
+    path = Path(path)
+    if path.name != "vocab.json":
+        return path.read_text(encoding="utf-8")
+    folder = path.parent
     library = _library()
     model = library.models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     values = json.loads(_byte_level(library, model).to_str())
-    same = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    added = _json(folder / "added_tokens.json")
-    return {**values, "added_tokens": [{"id": number, "content": text, **same} for text, number in added.items()]}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    same = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = json.loads((folder / "added_tokens.json").read_text(encoding="utf-8"))
+    tokens = [{"id": i, "content": text, **same, "special": text in SPECIALS} for text, i in added.items()]
+    tokens.sort(key=lambda token: token["id"])
+    return json.dumps({**values, "added_tokens": tokens}, ensure_ascii=False)
 
 
 def _library() -> Any:

@@ -12,8 +12,9 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from illume_fast.data.sequence import expanded_length
 from illume_fast.data.sizes import image_grid
+from illume_fast.data.text_tokenizer import tokenizer_json
 from illume_fast.engine import EngineConfig
-from illume_fast.huggingface.adapters import has_adapters
+from illume_fast.huggingface.adapters import has_adapters, require_plain
 from illume_fast.huggingface.configuration import IllumeConfig, IllumeQwen2Config, refuse_hub
 from illume_fast.huggingface.generation import Generating
 from illume_fast.huggingface.inputs import Pictures, deal_pictures, is_left_padded, one_of, pad_rows, rows_of
@@ -39,7 +40,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
     input_modalities = ["image", "text"]  # noqa: RUF012
     _no_split_modules = ["DecoderLayer", "DualVisionTower", "MixedProjector"]  # noqa: RUF012
     _supports_sdpa = True
-    generation_config = None  # peft asks for one; ours is part of the checkpoint's config
+    generation_config: Any = None  # peft asks for one; ours is part of the checkpoint's config
 
     core: IllumeModel
     vision_tokenizer: DualViTok | None
@@ -144,6 +145,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
             raise ValueError(f"forward: {', '.join(wrong)} is not supported; logits and loss alone are returned")
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("forward: input_ids are needed; inputs_embeds are not supported")
+        require_plain(self.core)
         rows = rows_of(input_ids, attention_mask)
         left = is_left_padded(rows)
         samples = self._samples(input_ids, rows, one_of(pixel_values, images), labels)
@@ -186,7 +188,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
         if state_dict is not None:
             self._require_own(state_dict)
         here = self.checkpoint
-        words = Path(here.tokenizer).read_text(encoding="utf-8")
+        words = tokenizer_json(here.tokenizer)
         shards = _bytes(max_shard_size)
         save_checkpoint(save_directory, here.config, self.core, here.vision_tokenizer, words, max_shard_bytes=shards)
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from illume_fast.model.dual_vitok import DualViTok
-from illume_fast.model.generation_config import CheckpointConfig
+from illume_fast.model.generation_config import MODEL_TYPE, CheckpointConfig
 from illume_fast.model.illume import IllumeModel
-from illume_fast.model.official import is_official, official_config
+from illume_fast.model.official import OFFICIAL_TYPE, is_official, official_config
+from illume_fast.model.strict import ConfigError
 from illume_fast.model.tensor_files import (
     CheckpointError,
     Staging,
@@ -35,6 +36,7 @@ __all__ = [
     "read_config",
     "resolve",
     "save_checkpoint",
+    "text_tokenizer",
 ]
 
 MODEL = "model"
@@ -75,8 +77,8 @@ def read_config(folder: str | Path, sizes: DualViTokConfig | None = None) -> Che
     try:
         if is_official(values):
             return official_config(Path(folder), sizes)
-        if "model_type" in values and "model" not in values:
-            raise CheckpointError(f"{path}: model_type {values['model_type']!r} is not supported, only 'illume_qwen2'")
+        if (kind := values.get("model_type", MODEL_TYPE)) != MODEL_TYPE and "model" not in values:
+            raise ConfigError(f"model_type {kind!r} is not supported; allowed are {MODEL_TYPE!r}, {OFFICIAL_TYPE!r}")
         return CheckpointConfig.from_dict(values)
     except CheckpointError:
         raise
@@ -108,7 +110,7 @@ def load_checkpoint(
     """
     folder = resolve(name)
     config, home = _describe(folder, vision_tokenizer)
-    text = _text_tokenizer(folder)
+    text = text_tokenizer(folder)
     model, vision = build(config)
     weights = Weights.survey(folder, MODEL, config.fingerprint)
     weights.require(model.state_dict(), model.repeats)
@@ -152,7 +154,8 @@ def save_checkpoint(
     drop_old(folder, (MODEL, VISION), names)
 
 
-def _text_tokenizer(folder: Path) -> Path:
+def text_tokenizer(folder: Path) -> Path:
+    """`tokenizer.json` or, in older published folders, `vocab.json` with its companions. CheckpointError if absent."""
     if (folder / TOKENIZER).is_file():
         return folder / TOKENIZER
     if all((folder / name).is_file() for name in OLDER_TOKENIZER):
