@@ -25,6 +25,7 @@ from safetensors import safe_open
 
 from illume_fast.convert import convert_model, convert_tokenizer
 from illume_fast.data.text_tokenizer import TextTokenizer
+from illume_fast.decoders import open_decoder
 from illume_fast.engine import EngineConfig
 from illume_fast.model.checkpoint import build, load_checkpoint, read_config
 from illume_fast.model.checksums import verify
@@ -94,7 +95,7 @@ def test_it_is_loaded_run_and_saved_again(official, tokenizer, tmp_path):
     assert equal(stored(official), loaded.model.state_dict())
     generation = replace(loaded.config.generation, sizes=((64, 64),), decoder="pixel")
     small = replace(loaded, config=replace(loaded.config, generation=generation))
-    pipe = IllumePipeline(small, EngineConfig(max_batch=2, cache_tokens=4096))
+    pipe = IllumePipeline(small, EngineConfig(max_batch=2, cache_tokens=4096), open_decoder(small, "pixel"))
     assert isinstance(pipe.chat("What is this?", Image.new("RGB", (80, 60), "red"), max_new_tokens=3), str)
     assert pipe("a red heart", seed=1).images[0].size == (64, 64)
     assert convert_model(official, tmp_path / "ours", tokenizer)
