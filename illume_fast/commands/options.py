@@ -52,7 +52,8 @@ class OutputOptions:
     num_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 1)")] = None
     """Pictures for each prompt, each from a seed of its own."""
     size: Annotated[str | None, arg(metavar="HxW", help_behavior_hint=MODELS_OWN)] = None
-    """Height and width in pixels, one of those that the model draws.
+    """Height and width in pixels, one of those that the model draws; several with commas between, or "all":
+    every row without a size of its own is drawn at each, and its id ends in the size.
     An edit is drawn at the nearest to its source's, and always brought back to that."""
 
 

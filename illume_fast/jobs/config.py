@@ -78,10 +78,16 @@ class JobConfig:
         check_bounds(self, name)
         self._check_guidance(name)
         Shard.parse(self.shard, name("shard"))
-        if self.size is not None:
-            parse_size(self.size, name("size"))
+        if self.size is not None and self.size != "all":
+            for size in self.size.split(","):
+                parse_size(size, name("size"))
         if self.format not in FORMATS:
             raise InputError(f"{name('format')} {self.format!r} is not known; allowed are {', '.join(FORMATS)}")
+
+    @property
+    def several_sizes(self) -> bool:
+        """Whether rows are drawn at more sizes than one: "all", or a list with commas."""
+        return self.size is not None and (self.size == "all" or "," in self.size)
 
     def _check_guidance(self, name: Callable[[str], str]) -> None:
         since, until = self.guidance_from, self.guidance_until

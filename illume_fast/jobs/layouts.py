@@ -54,6 +54,8 @@ class Benchmark:
         """Raise InputError for a job whose pictures the scorer could not read."""
         if config.format != "png":
             raise InputError(f"--layout {self.name} needs --format png, got {config.format}")
+        if config.several_sizes:
+            raise InputError(f"--layout {self.name} needs one size, got --size {config.size}")
         counts = COUNTS[self.name]
         if counts is not None and config.num_images not in counts:
             allowed = " or ".join(map(str, counts))

@@ -44,6 +44,16 @@ class Sampling(Protocol):
     def top_p(self) -> float | None: ...
 
 
+class Diffused(Protocol):
+    """How a diffusion decoder works; what is None was not said."""
+
+    @property
+    def diffusion_steps(self) -> int | None: ...
+
+    @property
+    def diffusion_guidance(self) -> float | None: ...
+
+
 class Painter:
     """A pipeline by its name, with what pictures of it depend on."""
 
@@ -60,13 +70,7 @@ class Painter:
 
         CheckpointError where the model was loaded without what makes its pictures.
         """
-        self.pipeline.pictures.check()
-        for field in ("diffusion_steps", "diffusion_guidance"):
-            if getattr(config, field) is not None and not isinstance(self.pipeline.pictures, DiffusionPictures):
-                raise InputError(
-                    f"{option(field)}: the pictures of model {self.name} come from its pixel decoder; give --decoder,"
-                    " or leave it out"
-                )
+        self.check_decoder(config)
         if config.size is not None:
             self.check_size(parse_size(config.size), "--size")
         if config.guidance not in (None, 1.0) and not self.has_unconditional:
@@ -79,6 +83,16 @@ class Painter:
                 raise InputError(
                     f"{option(field)}: model {self.name} was trained without an unconditional prompt, which guidance"
                     " needs; leave it out"
+                )
+
+    def check_decoder(self, wanted: Diffused) -> None:
+        """Raise CheckpointError where there is nothing that makes pictures, InputError for settings it has not."""
+        self.pipeline.pictures.check()
+        for field in ("diffusion_steps", "diffusion_guidance"):
+            if getattr(wanted, field) is not None and not isinstance(self.pipeline.pictures, DiffusionPictures):
+                raise InputError(
+                    f"{option(field)}: the pictures of model {self.name} come from its pixel decoder; give --decoder,"
+                    " or leave it out"
                 )
 
     def check_size(self, size: Size, origin: str) -> None:
@@ -184,7 +198,7 @@ def load_painter(
         yield painter
 
 
-def diffusion_settings(config: JobConfig) -> DiffusionSettings | None:
+def diffusion_settings(config: Diffused) -> DiffusionSettings | None:
     """How a job's diffusion decoder works; None where nothing is said."""
     given = {"steps": config.diffusion_steps, "guidance": config.diffusion_guidance}
     said = {name: value for name, value in given.items() if value is not None}
