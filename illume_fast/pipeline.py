@@ -49,11 +49,8 @@ class IllumePipeline:
         self.engine = Engine(checkpoint.model, engine)
         self.pictures = open_decoder(checkpoint, device=self.engine.device) if decoder is None else decoder
         # shows pictures while they are drawn, whatever makes the finished ones
-        self.decoder = (
-            self.pictures
-            if isinstance(self.pictures, PictureDecoder)
-            else PictureDecoder(checkpoint.vision_tokenizer, self.engine.device)
-        )
+        shows = self.pictures if isinstance(self.pictures, PictureDecoder) else None
+        self.decoder = shows or PictureDecoder(checkpoint.vision_tokenizer, self.engine.device)
 
     @classmethod
     def from_pretrained(

@@ -36,7 +36,7 @@ ALLOWED = {
     "seeds": {"engine", "data"},
     "convert": {"data", "model"},
     "jobs": {"pipeline", "outcome", "decoders", "decoding", "diffusion", "tasks", "engine", "data", "model", "ops"},
-    "huggingface": {"pipeline", "seeds", "decoding", "tasks", "engine", "data", "model", "ops"},
+    "huggingface": {"pipeline", "stream", "decoders", "seeds", "decoding", "tasks", "engine", "data", "model", "ops"},
     "commands": None,
     "cli": None,
 }

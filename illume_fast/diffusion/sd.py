@@ -73,6 +73,11 @@ class SdDecoder(LatentDecoder):
         projection = self._conditioning.get(_PROJECTION)
         return self.unet.config.cross_attention_dim if projection is None else projection.shape[1]
 
+    @property
+    def side(self) -> int:
+        """Height and width of the pictures."""
+        return self.unet.config.sample_size * self.factor
+
     def output_size(self, features: Tensor) -> Size:
         """Height and width of the pictures. InputError when `features` are none of this decoder."""
         shape = TOKENS, self.feature_width
@@ -81,8 +86,7 @@ class SdDecoder(LatentDecoder):
                 f"features must be floating point [N, {shape[0]}, {shape[1]}], got "
                 f"{features.dtype} {list(features.shape)}"
             )
-        side = self.unet.config.sample_size * self.factor
-        return side, side
+        return self.side, self.side
 
     def _predict(self, features: Tensor, guided: bool) -> Predict:
         context = features.to(self.dtype)

@@ -6,10 +6,26 @@ from typing import Any
 
 from torch import nn
 
+from illume_fast.model.illume import IllumeModel
+
 
 def has_adapters(model: nn.Module) -> bool:
     """Whether a layer of peft's is in the model."""
     return next(_layers(model), None) is not None
+
+
+def require_plain(model: IllumeModel) -> None:
+    """ValueError where an adapter lies on a weight that the engine reads by itself, and would so be left out."""
+    head = model.model.embed_tokens if model.lm_head is None else model.lm_head
+    read = {
+        "the head": head,
+        "the vision tower's first layer": model.model.vision_tower.semantic_encoder.patch_embed.proj,
+    }
+    for name, layer in read.items():
+        if not isinstance(layer, nn.Linear | nn.Embedding | nn.Conv3d):
+            raise ValueError(
+                f"an adapter changes {name}, which is read without it; merge_and_unload() the adapter first"
+            )
 
 
 def state_of(model: nn.Module) -> Hashable:

@@ -10,12 +10,13 @@ from PIL import Image
 from illume_fast.data.chat import SYSTEM, Chat, Message, Part, ReadImage, SizeTag, parse_marks
 from illume_fast.data.errors import InputError, shorten
 from illume_fast.data.picture import load_picture
+from illume_fast.data.prompts import check_characters
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size
 
 Conversation = Sequence[Mapping[str, Any]]
 
-# what `Chat` encodes, for programs that render templates themselves; a "codes" part's text is that of its tokens
+# what `Chat` encodes, for programs that render templates themselves and know no codes
 CHAT_TEMPLATE = (
     """\
 {%- if messages[0].role != 'system' %}{{ '<|im_start|>system\\n"""
@@ -47,8 +48,8 @@ class Rendered:
 def render(chat: Chat, conversation: Conversation, size: Size | None, add_generation_prompt: bool) -> Rendered:
     """Encode a conversation. Whatever a user's words hold, they stay words.
 
-    `content` is a list of parts, {"type": "text", "text"}, {"type": "image", "image"?: a picture, "path"?: its file},
-    {"type": "size", "height", "width"} and {"type": "codes", "codes": `ImageCodes`}; or a text in which `<image>` is a
+    `content` is a list of parts, {"type": "text", "text"}, {"type": "image", "image"?: a PIL picture, its file, or
+    the codes that the assistant wrote} and {"type": "size", "height", "width"}; or a text in which `<image>` is a
     picture and `{resolution_tag}` the tag of `size`. A first message of the role "system" replaces the usual one.
 
     Raises:
@@ -75,6 +76,7 @@ def render(chat: Chat, conversation: Conversation, size: Size | None, add_genera
 
 def _parts(number: int, content: Any, size: Size | None) -> tuple[list[Part], list[Image.Image | None]]:
     if isinstance(content, str):
+        check_characters(content, f"message {number}")
         parts = list(parse_marks(content, size))
         return parts, [None for part in parts if isinstance(part, ReadImage)]
     if not isinstance(content, Sequence):
@@ -92,23 +94,22 @@ def _part(number: int, item: Any) -> Part:
     kind = item.get("type") if isinstance(item, Mapping) else None
     keys = set(item) - {"type"} if isinstance(item, Mapping) else set()
     if kind == "text" and keys == {"text"} and isinstance(item["text"], str):
+        check_characters(item["text"], f"message {number}")
         return item["text"]
     if kind == "image" and keys <= {"image", "path"}:
-        return ReadImage()
+        return item["image"] if isinstance(item.get("image"), ImageCodes) else ReadImage()
     if kind == "size" and keys == {"height", "width"}:
         return SizeTag(item["height"], item["width"])
-    if kind == "codes" and keys == {"codes"} and isinstance(item["codes"], ImageCodes):
-        return item["codes"]
     raise InputError(
         f"message {number}: {shorten(item)} is no part; allowed types are 'text' with text, 'image' with image or path,"
-        " 'size' with height and width, 'codes' with ImageCodes"
+        " 'size' with height and width"
     )
 
 
 def _picture(number: int, item: Mapping[str, Any]) -> Image.Image | None:
-    picture, path = item.get("image"), item.get("path")
-    if path is not None:
-        return load_picture(Path(path), f"message {number}")
+    picture = item.get("image", item.get("path"))
+    if isinstance(picture, str | Path):
+        return load_picture(Path(picture), f"message {number}")
     if picture is None or isinstance(picture, Image.Image):
         return picture
     raise InputError(f"message {number}: an image must be a PIL picture, got {type(picture).__name__}; give its path")

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from illume_fast.engine import Engine, Request, Segment
-from illume_fast.huggingface.adapters import state_of
+from illume_fast.engine import Engine, SamplingParams, Segment
+from illume_fast.huggingface.adapters import require_plain, state_of
 from illume_fast.huggingface.inputs import Pictures, deal_pictures, one_of, pad_rows, rows_of
-from illume_fast.huggingface.requests import Drawing, Prompt, Sampling, Writing
+from illume_fast.huggingface.interleaving import Interleaving
+from illume_fast.huggingface.requests import SETTINGS, Drawing, Painting, Prompt, Sampling, Writing
 from illume_fast.seeds import Generators, Seeds, seeds_of_answers
 from illume_fast.tasks import Tasks
 
-MODES = ("text", "image")
+MODES = ("text", "image", "interleaved")
 
 
 class Generating:
@@ -31,6 +32,7 @@ class Generating:
     @property
     def engine(self) -> Engine:
         """The engine over the weights as they are now: a new one where they were moved, cast, replaced or switched."""
+        require_plain(self.core)
         weights = tuple((id(w), w.device, w.dtype, w.shape) for w in self.core.parameters())
         key = weights, state_of(self.core), self.engine_config
         if self._made is None or self._made[0] != key:
@@ -75,9 +77,13 @@ class Generating:
         `generation_mode="text"`: words, at most `max_new_tokens`, greedily unless `temperature` is above 0 or
         `do_sample` is True. "image": one picture a row, of the size `target_image_resolution` (height, width), or of
         the size tag that the prompt ends with, or of the model's default; where the prompt lacks the tag, it is written
-        first. Guidance leads away from `negative_image_prompt_ids` ([1 or B, T'], with the same pictures), or from the
-        model's own empty prompt. `temperature`, `top_k` and `top_p` hold for all of a picture's codes but where
-        `image_semantic_...` or `image_pixel_...` says otherwise. What is None is the model's default.
+        first. "interleaved": words as in "text", and up to four pictures where the model begins one, of
+        `target_image_resolution` or of a size that it chooses.
+
+        Guidance leads pictures away from `negative_image_prompt_ids` ([1 or B, T'], with the same pictures), or from
+        the model's own empty prompt. `temperature`, `top_k` and `top_p` are those of words, and in the mode "image"
+        those of a picture's codes where `image_semantic_...` or `image_pixel_...` does not say otherwise. What is None
+        is the model's default.
 
         `seed` is one for all rows or a list of one for each; sample k of a row draws with `sample_seed(seed, k)`.
         `generator` gives each row a seed or, as a list, each of the B * num_return_sequences answers; without either,
@@ -92,46 +98,43 @@ class Generating:
             raise ValueError("generate: input_ids are needed")
         if num_return_sequences < 1:
             raise ValueError(f"num_return_sequences must be at least 1, got {num_return_sequences}")
-        tasks = Tasks(self.checkpoint)
-        sampling = Sampling(do_sample, temperature, top_k, top_p)
-        if generation_mode == "text":
-            _refuse(
-                generation_mode,
-                guidance_scale=guidance_scale,
-                negative_image_prompt_ids=negative_image_prompt_ids,
-                negative_image_prompt_attention_mask=negative_image_prompt_attention_mask,
-                target_image_resolution=target_image_resolution,
-                image_semantic_temperature=image_semantic_temperature,
-                image_semantic_top_k=image_semantic_top_k,
-                image_semantic_top_p=image_semantic_top_p,
-                image_pixel_temperature=image_pixel_temperature,
-                image_pixel_top_k=image_pixel_top_k,
-                image_pixel_top_p=image_pixel_top_p,
-            )
-            kind: Writing | Drawing = Writing(tasks, sampling, max_new_tokens)
-        elif generation_mode == "image":
-            _refuse(generation_mode, max_new_tokens=max_new_tokens)
-            levels = (
-                _settings(image_semantic_temperature, image_semantic_top_k, image_semantic_top_p),
-                _settings(image_pixel_temperature, image_pixel_top_k, image_pixel_top_p),
-            )
-            away = _negatives(negative_image_prompt_ids, negative_image_prompt_attention_mask, len(input_ids))
-            kind = Drawing(tasks, sampling, levels, guidance_scale, target_image_resolution, away)
-        else:
+        if generation_mode not in MODES:
             allowed = ", ".join(map(repr, MODES))
-            raise ValueError(f"generation_mode {generation_mode!r} is not there; allowed are {allowed}")
+            raise ValueError(f"generation_mode {generation_mode!r} is not known; allowed are {allowed}")
+        of_pictures = {
+            "guidance_scale": guidance_scale,
+            "negative_image_prompt_ids": negative_image_prompt_ids,
+            "negative_image_prompt_attention_mask": negative_image_prompt_attention_mask,
+            "target_image_resolution": target_image_resolution,
+            "image_semantic_temperature": image_semantic_temperature,
+            "image_semantic_top_k": image_semantic_top_k,
+            "image_semantic_top_p": image_semantic_top_p,
+            "image_pixel_temperature": image_pixel_temperature,
+            "image_pixel_top_k": image_pixel_top_k,
+            "image_pixel_top_p": image_pixel_top_p,
+        }
+        _refuse(generation_mode, of_pictures if generation_mode == "text" else {})
+        _refuse(generation_mode, {"max_new_tokens": max_new_tokens} if generation_mode == "image" else {})
+        tasks = Tasks(self.checkpoint)
         prompts = self._prompts(input_ids, attention_mask, one_of(pixel_values, images))
         seeds = seeds_of_answers(seed, generator, len(prompts), num_return_sequences)
-        asked = [kind.request(prompt, row) for row, prompt in enumerate(prompts) for _ in range(num_return_sequences)]
-        requests = [replace(r, seed=seeds[i], tag=i) for i, (_, r) in enumerate(asked)]
-        answers = self._answers(requests)
-        pad = tasks.vocab.pad
-        before = [torch.tensor(p.ids) for p in prompts for _ in range(num_return_sequences)]
-        after = [
-            torch.cat([torch.tensor(lead, dtype=torch.int64), a]) for (lead, _), a in zip(asked, answers, strict=True)
-        ]
-        told = pad_rows(before, pad, left=True, width=input_ids.shape[1]), pad_rows(after, pad, left=False)
-        return torch.cat(told, dim=1).to(input_ids.device)
+        sampling = Sampling(do_sample, temperature, top_k, top_p)
+        away = _negatives(negative_image_prompt_ids, negative_image_prompt_attention_mask, len(prompts))
+        levels = [{name: of_pictures[f"image_{level}_{name}"] for name in SETTINGS} for level in ("semantic", "pixel")]
+        rows = [row for row in range(len(prompts)) for _ in range(num_return_sequences)]
+        asked = [prompts[row] for row in rows]
+        if generation_mode == "interleaved":
+            words = SamplingParams((sampling.set(tasks.generation.text, greedy=True),))
+            painting = Painting(tasks, Sampling(), levels, guidance_scale, away)
+            kind = Interleaving(self.checkpoint, words, painting, target_image_resolution, max_new_tokens)
+            answers = kind.ids(self.engine, asked, rows, seeds)
+        elif generation_mode == "image":
+            painting = Painting(tasks, sampling, levels, guidance_scale, away)
+            answers = self._answers(Drawing(painting, target_image_resolution), asked, rows, seeds)
+        else:
+            answers = self._answers(Writing(tasks, sampling, max_new_tokens), asked, rows, seeds)
+        before = pad_rows([torch.tensor(p.ids) for p in asked], tasks.vocab.pad, left=True, width=input_ids.shape[1])
+        return torch.cat([before, pad_rows(answers, tasks.vocab.pad, left=False)], dim=1).to(input_ids.device)
 
     def _prompts(self, input_ids: Tensor, mask: Tensor | None, pictures: Pictures | None) -> list[Prompt]:
         ids = [row[where] for row, where in zip(input_ids, rows_of(input_ids, mask), strict=True)]
@@ -151,28 +154,29 @@ class Generating:
             read[key] = Segment(features=features, key=key)
         return read[key]
 
-    def _answers(self, requests: Sequence[Request]) -> list[Tensor]:
+    def _answers(
+        self, kind: Drawing | Writing, prompts: Sequence[Prompt], rows: Sequence[int], seeds: Sequence[int]
+    ) -> list[Tensor]:
+        asked = [kind.request(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
+        requests = [replace(request, seed=seeds[i], tag=i) for i, (_, request) in enumerate(asked)]
         found: dict[int, Tensor] = {}
         for result in self.engine.generate(requests):
             if result.error is not None:
                 raise result.error
-            found[result.request.tag] = result.ids
+            lead = torch.tensor(asked[result.request.tag][0], dtype=torch.int64)
+            found[result.request.tag] = torch.cat([lead, result.ids])
         return [found[i] for i in range(len(requests))]
 
 
 def _negatives(ids: Tensor | None, mask: Tensor | None, batch: int) -> list[Prompt] | None:
     if ids is None:
-        _refuse("no negative_image_prompt_ids", negative_image_prompt_attention_mask=mask)
+        _refuse("no negative_image_prompt_ids", {"negative_image_prompt_attention_mask": mask})
         return None
     if len(ids) not in (1, batch):
         raise ValueError(f"negative_image_prompt_ids: {len(ids)} rows for {batch} prompts; give one, or one for each")
     return [Prompt(row[where].tolist()) for row, where in zip(ids, rows_of(ids, mask), strict=True)]
 
 
-def _settings(temperature: float | None, top_k: int | None, top_p: float | None) -> Mapping[str, Any]:
-    return {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-
-
-def _refuse(where: str, **arguments: Any) -> None:
+def _refuse(where: str, arguments: Mapping[str, Any]) -> None:
     if given := [name for name, value in arguments.items() if value is not None]:
         raise ValueError(f"generate: {', '.join(given)} would do nothing with {where}")

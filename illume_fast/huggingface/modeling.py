@@ -14,7 +14,7 @@ from illume_fast.data.sequence import expanded_length
 from illume_fast.data.sizes import image_grid
 from illume_fast.data.text_tokenizer import tokenizer_json
 from illume_fast.engine import EngineConfig
-from illume_fast.huggingface.adapters import has_adapters
+from illume_fast.huggingface.adapters import has_adapters, require_plain
 from illume_fast.huggingface.configuration import IllumeConfig, IllumeQwen2Config, refuse_hub
 from illume_fast.huggingface.generation import Generating
 from illume_fast.huggingface.inputs import Pictures, deal_pictures, is_left_padded, one_of, pad_rows, rows_of
@@ -40,7 +40,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
     input_modalities = ["image", "text"]  # noqa: RUF012
     _no_split_modules = ["DecoderLayer", "DualVisionTower", "MixedProjector"]  # noqa: RUF012
     _supports_sdpa = True
-    generation_config = None  # peft asks for one; ours is part of the checkpoint's config
+    generation_config: Any = None  # peft asks for one; ours is part of the checkpoint's config
 
     core: IllumeModel
     vision_tokenizer: DualViTok | None
@@ -145,6 +145,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
             raise ValueError(f"forward: {', '.join(wrong)} is not supported; logits and loss alone are returned")
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("forward: input_ids are needed; inputs_embeds are not supported")
+        require_plain(self.core)
         rows = rows_of(input_ids, attention_mask)
         left = is_left_padded(rows)
         samples = self._samples(input_ids, rows, one_of(pixel_values, images), labels)

@@ -12,20 +12,22 @@ from transformers import BatchFeature, ProcessorMixin
 from illume_fast.data.chat import Chat
 from illume_fast.data.errors import InputError, shorten
 from illume_fast.data.image import ImageProcessor, pad_to, to_picture, unpad
-from illume_fast.data.picture import on_white
+from illume_fast.data.picture import upright
+from illume_fast.data.prompts import check_characters
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size, nearest_size
-from illume_fast.data.text_tokenizer import TextTokenizer, tokenizer_json
+from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.decoding import PictureDecoder
 from illume_fast.huggingface.chats import CHAT_TEMPLATE, Conversation, Rendered, render
 from illume_fast.huggingface.configuration import IllumeConfig, refuse_hub
 from illume_fast.huggingface.inputs import pad_rows
 from illume_fast.huggingface.loading import check_neutral
 from illume_fast.huggingface.tokens import Tokens, rows_of_ids
-from illume_fast.model.checkpoint import CONFIG, TOKENIZER, read_config, resolve, text_tokenizer
+from illume_fast.model.checkpoint import TOKENIZER, load_vision_tokenizer, read_config, resolve, text_tokenizer
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.generation_config import CheckpointConfig
 from illume_fast.model.tensor_files import staging
+from illume_fast.model.vision_folder import CONFIG
 from illume_fast.model.vocab import IMAGE_PLACEHOLDER
 
 
@@ -60,20 +62,25 @@ class IllumeProcessor(ProcessorMixin):
         self.chat_template = CHAT_TEMPLATE
         tower = config.model.vision_tower
         self.image_processor = ImageProcessor(tower.factor, tower.min_pixels, tower.max_pixels)
-        self._words = tokenizer_json(tokenizer)
         self._decoder: PictureDecoder | None = None
         if vision_tokenizer is not None:
             self.set_vision_tokenizer(vision_tokenizer)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **rest: Any) -> Self:  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, *, vision_tokenizer: str | Path | None = None, **rest: Any
+    ) -> Self:
         """For "demo" or the folder of a model. CheckpointError, or InputError for its tokenizer, where it is damaged.
 
-        The vision tokenizer is not loaded: `set_vision_tokenizer(model.vision_tokenizer)` shares the model's.
+        The vision tokenizer is loaded from the folder `vision_tokenizer` alone (that of a model will do);
+        `set_vision_tokenizer(model.vision_tokenizer)` shares the model's.
         """
         check_neutral(rest)
         folder = resolve(pretrained_model_name_or_path)
-        return cls(read_config(folder), text_tokenizer(folder))
+        made = cls(read_config(folder), text_tokenizer(folder))
+        if vision_tokenizer is not None:
+            made.set_vision_tokenizer(load_vision_tokenizer(vision_tokenizer))
+        return made
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **rest: Any) -> list[str]:
         """Write `tokenizer.json`, `chat_template.jinja` and, where the folder has none, the model's `config.json`.
@@ -82,7 +89,7 @@ class IllumeProcessor(ProcessorMixin):
         """
         refuse_hub(push_to_hub, rest)
         folder = Path(save_directory)
-        written = {TOKENIZER: self._words, "chat_template.jinja": CHAT_TEMPLATE}
+        written = {TOKENIZER: self.tokenizer.to_json(), "chat_template.jinja": CHAT_TEMPLATE}
         if not (folder / CONFIG).exists():
             written[CONFIG] = IllumeConfig(self.config).to_json_string()
         elif read_config(folder).model.vocab != self.config.model.vocab:
@@ -224,7 +231,7 @@ class IllumeProcessor(ProcessorMixin):
 
     def transform_image_nearest_resolution_ratio(self, image: Image.Image) -> Image.Image:
         """A picture to be edited, scaled into the size that suits it best of those the model draws, on white."""
-        picture = _rgb(image)
+        picture = upright(image)
         return pad_to(picture, nearest_size((picture.height, picture.width), self.config.generation.sizes))
 
     def unpad_and_resize_back(self, image: Image.Image, height: int, width: int) -> Image.Image:
@@ -244,6 +251,7 @@ class IllumeProcessor(ProcessorMixin):
             return text.rendered
         if not isinstance(text, str):
             return render(self.chat, text, size, add_generation_prompt)
+        check_characters(text, "the text")
         if control_tokens:
             ids = self.tokens.encode_named(text)
             return Rendered(ids, (None,) * ids.count(IMAGE_PLACEHOLDER))
@@ -260,7 +268,7 @@ class IllumeProcessor(ProcessorMixin):
 
     def _pixels(self, image: Image.Image) -> Tensor:
         """At its own size within the tower's bounds, or at the one size that the model knows."""
-        picture, sizes = _rgb(image), self.config.generation.sizes
+        picture, sizes = upright(image), self.config.generation.sizes
         return self.image_processor(pad_to(picture, sizes[0]) if len(sizes) == 1 else picture)
 
 
@@ -285,12 +293,3 @@ def _pictures(prompts: Sequence[Rendered], images: Any) -> list[Image.Image]:
         raise InputError(f"images: {len(given)} given for {sum(empty)} places; each <image> needs one")
     every = iter(given)
     return [next(every) if picture is None else picture for prompt in prompts for picture in prompt.pictures]
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    try:
-        return on_white(image)
-    # Pillow reads files late, and its decoders raise any of these
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"the picture cannot be read: {reason}") from None

@@ -37,7 +37,7 @@ class Sampling:
 
         ValueError where something is out of range, or greedy drawing is given settings that it has no use for.
         """
-        given = {name: getattr(self, name) if own.get(name) is None else own[name] for name in _SETTINGS}
+        given = {name: getattr(self, name) if own.get(name) is None else own[name] for name in SETTINGS}
         if self.do_sample is False and given["temperature"]:
             raise ValueError(f"do_sample=False draws greedily; temperature {given['temperature']} would do nothing")
         if self.do_sample is True and given["temperature"] == 0:
@@ -47,7 +47,7 @@ class Sampling:
         return SamplingSet(**{n: getattr(defaults, n) if value is None else value for n, value in given.items()})
 
 
-_SETTINGS = ("temperature", "top_k", "top_p")
+SETTINGS = ("temperature", "top_k", "top_p")
 
 
 class Writing:
@@ -66,8 +66,9 @@ class Writing:
         return [], request
 
 
-class Drawing:
-    """Pictures, one a row. `of_levels` holds settings of each level's codes, `away` the negative prompts."""
+class Painting:
+    """How the pictures of answers are drawn. `of_levels` holds settings of each level's codes, `away` the negative
+    prompts, one or one a row."""
 
     def __init__(
         self,
@@ -75,10 +76,9 @@ class Drawing:
         sampling: Sampling,
         of_levels: Sequence[Mapping[str, Any]],
         guidance: float | None,
-        size: Size | None,
         away: Sequence[Prompt] | None,
     ) -> None:
-        self._tasks, self._guidance, self._size, self._away = tasks, guidance, size, away
+        self.tasks, self._guidance, self._away = tasks, guidance, away
         defaults = tasks.generation.semantic, tasks.generation.pixel
         levels = len(tasks.vocab.levels)
         if any(value is not None for own in of_levels[levels:] for value in own.values()):
@@ -86,51 +86,29 @@ class Drawing:
         kinds = zip(defaults[:levels], of_levels, strict=False)
         self._sets = tuple(sampling.set(default, greedy=False, **own) for default, own in kinds)
 
-    def request(self, prompt: Prompt, row: int) -> tuple[list[int], Request]:
-        """The size tag, unless the prompt ends with it, and the request; its seed and tag are the caller's."""
-        vocab, generation = self._tasks.vocab, self._tasks.generation
-        size, tag = self._sized(prompt.ids)
-        grid = self._tasks.grid(size)
-        whole = replace(prompt, ids=[*prompt.ids, *tag])
-        scale = self._scale(prompt)
-        free = self._free(prompt, size, row) if scale != 1.0 else None
-        if free is not None and size_at_end(free.ids, vocab) is None:
-            free = replace(free, ids=[*free.ids, *vocab.size_tag(*size)])
-        if free is not None and size_at_end(free.ids, vocab) != size:
-            raise ValueError(f"negative_image_prompt_ids: row {row} ends with another size than {format_size(size)}")
+    def sampling(self, prompt: Prompt) -> SamplingParams:
+        """Settings for the pictures of a row's answer."""
+        generation = self.tasks.generation
+        scale = generation.edit_guidance if prompt.pictures else generation.guidance
+        scale = self._guidance if self._guidance is not None else scale if generation.has_unconditional else 1.0
         if scale != 1.0 and not generation.has_unconditional:
             raise ValueError(f"guidance_scale {scale:g}: this model was trained without an empty prompt; allowed is 1")
-        request = Request(
-            id=f"row {row}",
-            prompt=whole.segments,
-            unconditional=None if free is None else free.segments,
-            plan=self._tasks.plan(grid),
-            sampling=SamplingParams(self._sets, scale),
-        )
-        return tag, request
-
-    def _sized(self, ids: list[int]) -> tuple[Size, list[int]]:
-        """The size to draw, and its tag where the prompt does not end with one."""
-        said = size_at_end(ids, self._tasks.vocab)
-        if said is not None and self._size is not None and tuple(self._size) != said:
+        if scale == 1.0 and self._away is not None:
             raise ValueError(
-                f"target_image_resolution {format_size(self._size)} differs from the prompt's tag {format_size(said)}"
+                "negative_image_prompt_ids do nothing without guidance; give a guidance_scale other than 1"
             )
-        size = said or self._tasks.grid(self._size)
-        if not isinstance(size, tuple):
-            size = size.height, size.width
-        return size, [] if said else self._tasks.vocab.size_tag(*size)
+        return SamplingParams(self._sets, scale)
 
-    def _scale(self, prompt: Prompt) -> float:
-        generation = self._tasks.generation
-        if self._guidance is not None:
-            return self._guidance
-        if not generation.has_unconditional:
-            return 1.0
-        return generation.edit_guidance if prompt.pictures else generation.guidance
+    def free(self, prompt: Prompt, size: Size, row: int) -> tuple[Segment, ...]:
+        """What guidance leads away from, with its size tag."""
+        free, vocab = self._without_words(prompt, size, row), self.tasks.vocab
+        said = size_at_end(free.ids, vocab)
+        if said not in (None, size):
+            raise ValueError(f"negative_image_prompt_ids: row {row} ends with another size than {format_size(size)}")
+        return (free if said else replace(free, ids=[*free.ids, *vocab.size_tag(*size)])).segments
 
-    def _free(self, prompt: Prompt, size: Size, row: int) -> Prompt:
-        """What guidance leads away from: the ids that were given, or the model's own empty prompt."""
+    def _without_words(self, prompt: Prompt, size: Size, row: int) -> Prompt:
+        """The ids that were given, or the model's own empty prompt."""
         if self._away is not None:
             given = self._away[row if len(self._away) > 1 else 0]
             holes = given.ids.count(IMAGE_PLACEHOLDER)
@@ -145,12 +123,44 @@ class Drawing:
                 f"row {row} has {len(prompt.pictures)} pictures, for which there is no empty prompt; give"
                 " negative_image_prompt_ids, or guidance_scale=1"
             )
-        chat = self._tasks.chat
+        chat = self.tasks.chat
         return (
             Prompt(chat.edit_nothing(size), prompt.pictures)
             if prompt.pictures
             else Prompt(chat.generate_anything(size))
         )
+
+
+class Drawing:
+    """Answers that are one picture each, of `size`, or of the size that the prompt ends with."""
+
+    def __init__(self, painting: Painting, size: Size | None) -> None:
+        self._painting, self._tasks, self._size = painting, painting.tasks, size
+
+    def request(self, prompt: Prompt, row: int) -> tuple[list[int], Request]:
+        """The size tag, unless the prompt ends with it, and the request; its seed and tag are the caller's."""
+        size, tag = self._sized(prompt.ids)
+        sampling = self._painting.sampling(prompt)
+        request = Request(
+            id=f"row {row}",
+            prompt=replace(prompt, ids=[*prompt.ids, *tag]).segments,
+            unconditional=None if sampling.guidance == 1.0 else self._painting.free(prompt, size, row),
+            plan=self._tasks.plan(self._tasks.grid(size)),
+            sampling=sampling,
+        )
+        return tag, request
+
+    def _sized(self, ids: list[int]) -> tuple[Size, list[int]]:
+        """The size to draw, and its tag where the prompt does not end with one."""
+        said = size_at_end(ids, self._tasks.vocab)
+        if said is not None and self._size is not None and tuple(self._size) != said:
+            raise ValueError(
+                f"target_image_resolution {format_size(self._size)} differs from the prompt's tag {format_size(said)}"
+            )
+        size = said or self._tasks.grid(self._size)
+        if not isinstance(size, tuple):
+            size = size.height, size.width
+        return size, [] if said else self._tasks.vocab.size_tag(*size)
 
 
 def size_at_end(ids: Sequence[int], vocab: VocabConfig) -> Size | None:

@@ -85,7 +85,7 @@ class Benchmark:
     def _place(self, config: JobConfig) -> Place:
         if self.name == "geneval":
             return _geneval
-        return _dpg if self.name == "dpg" else partial(_genai, model=Path(config.model).name)
+        return _dpg if self.name == "dpg" else partial(_genai, model=Path(config.model).resolve().name)
 
 
 def _geneval(root: Path, row: BenchmarkRow, entries: Sequence[Entry], merged: Merged) -> None:

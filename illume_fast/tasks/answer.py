@@ -126,11 +126,14 @@ class Answer:
         return self._draw(size)
 
     def _draw(self, size: Size) -> Request:
-        tools, task = self._tools, self.task
+        tools = self._tools
         grid = tools.grid(size)
         guided = tools.generation.has_unconditional and self._drawing.guidance != 1
-        free = conversation.without_words(tools, task, size) if guided else None
-        return self._request(tools.plan(grid), self._drawing, grid, free)
+        return self._request(tools.plan(grid), self._drawing, grid, self._free(size) if guided else None)
+
+    def _free(self, size: Size) -> tuple[Segment, ...]:
+        """What guidance leads away from."""
+        return conversation.without_words(self._tools, self.task, size)
 
     def _request(
         self,

@@ -82,6 +82,16 @@ def test_a_second_adapter_beside_the_first(parts, adapter):
     assert not torch.equal(other, first)
 
 
+@pytest.mark.parametrize("target", ["embed_tokens", "patch_embed.proj"])
+def test_adapters_that_would_be_left_out(parts, target):
+    model, given = parts
+    made = get_peft_model(model, LoraConfig(r=2, target_modules=[target]))
+    for call in (made.forward, made.generate):
+        with pytest.raises(ValueError, match=r"merge_and_unload\(\) the adapter first"):
+            call(**given)
+    assert made.merge_and_unload().generate(**given, **SETTINGS).shape[0] == 2
+
+
 def test_an_adapter_trains(parts):
     model, given = parts
     made = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))

@@ -176,7 +176,7 @@ def test_each_level_has_its_own_settings(tiny):
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"generation_mode": "interleaved"}, "'interleaved' is not there; allowed are 'text', 'image'"),
+    ({"generation_mode": "video"}, "'video' is not known; allowed are 'text', 'image', 'interleaved'"),
     ({"guidance_scale": 2.0, "image_pixel_top_k": 3}, "guidance_scale, image_pixel_top_k would do nothing with text"),
     ({"generation_mode": "image", "max_new_tokens": 3}, "max_new_tokens would do nothing with image"),
     ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),

@@ -85,7 +85,8 @@ def test_any_kind_of_picture(processor, picture):
 
 @given(
     words=st.lists(
-        st.sampled_from([IMAGE_MARK, "{resolution_tag}", "<|im", "_end|>", LONGEST]) | st.text(max_size=9)
+        st.sampled_from([IMAGE_MARK, "{resolution_tag}", "<|im", "_end|>", LONGEST])
+        | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9)
     ).map("".join)
 )
 def test_words_of_a_conversation_stay_words(processor, words):
@@ -114,7 +115,7 @@ def test_bare_texts(processor):
 
 
 def test_rendered_conversations(processor):
-    picture = {"type": "codes", "codes": codes()}
+    picture = {"type": "image", "image": codes()}
     chat = [
         {"role": "system", "content": "You are a dog."},
         {
@@ -173,6 +174,8 @@ def test_dictionaries_of_templates(processor):
     ({"text": [{"role": "user", "content": [{"type": "image", "image": 3}]}]}, "must be a PIL picture, got int"),
     ({"text": [{"role": "user", "content": [{"type": "image", "path": "no.png"}]}]}, "picture no.png does not"),
     ({"text": [{"role": "user", "content": "{resolution_tag}"}]}, "needs a picture size"),
+    ({"text": [{"role": "user", "content": "a\0"}]}, "message 0 has a NUL character"),
+    ({"text": "a \ud800"}, "the text has a NUL character or half a surrogate pair"),
     ({"text": "a", "return_tensors": "np"}, "allowed is 'pt'"),
     ({"text": "a", "padding_side": "top"}, "allowed are 'left', 'right'"),
 ])  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support import ROOT, on_threads
 from tiny_pipeline import tiny_pipeline
@@ -90,6 +91,15 @@ def test_model_args_arrive_as_lmms_eval_parses_them(model, tmp_path):
     assert (made.batch_size, made.rank, made.world_size, str(made.device)) == (3, 0, 1, "cpu")
     with pytest.raises(InputError, match="unknown padding"):
         IllumeFast.create_from_arg_string("padding=1", {})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_devices_that_are_not_there_are_refused(model):
+    from illume_fast.integrations.lmms_eval.model import IllumeFast
+
+    for device, message in (("cuda", "no GPU; allowed is cpu"), ("nonsense", "device nonsense")):
+        with pytest.raises(InputError, match=message):
+            IllumeFast(device=device)
 
 
 def test_requests_are_answered_as_the_pipeline_answers(model):
