@@ -157,4 +157,4 @@ Task = Draw | Ask | Converse
 
 def name_of(task: Task) -> str:
     """What messages call a task: its id, or how its prompt begins."""
-    return task.id or task.prompt.strip()[:_ID_LENGTH]
+    return task.id or task.prompt.strip()[:_ID_LENGTH] or "a conversation"
