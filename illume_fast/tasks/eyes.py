@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from illume_fast.data.errors import InputError
 from illume_fast.data.image import ImageProcessor, pad_to
 from illume_fast.data.picture import upright
 from illume_fast.data.sizes import Size
@@ -34,7 +35,7 @@ class Eyes:
         """A picture to be talked about: its own size within the tower's bounds, or the one size the model knows; in
         slices, where the model reads them.
 
-        `max_pixels` is another upper bound of its area.
+        `max_pixels` is another upper bound of its area. InputError where it is below the model's lower one.
         """
         generation = self._checkpoint.config.generation
         picture = upright(image)
@@ -44,6 +45,8 @@ class Eyes:
         if len(generation.sizes) == 1:
             picture = pad_to(picture, generation.size)
         if max_pixels is not None:
+            if max_pixels < processor.min_pixels:
+                raise InputError(f"max_pixels must be at least {processor.min_pixels}, got {max_pixels}")
             processor = replace(processor, max_pixels=max_pixels)
         return self._segment(processor(picture))
 

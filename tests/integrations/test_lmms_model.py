@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -17,9 +18,10 @@ from tiny_pipeline import tiny_pipeline
 
 from illume_fast.data.errors import InputError
 from illume_fast.integrations.lmms_eval.questions import seed_of
-from illume_fast.model.checkpoint import DEMO
+from illume_fast.model.checkpoint import DEMO, CheckpointError
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed; docs/evaluation.md says how")
+PUBLISHED = ("config.json", "tokenizer.json")
 EXAMPLES = ROOT / "examples" / "lmms_eval"
 
 
@@ -184,6 +186,21 @@ def test_it_lets_go_of_the_model(model):
     made = model()
     made.clean()
     assert not hasattr(made, "pipeline")
+
+
+def test_a_published_folder_answers_and_says_what_it_lacks_to_draw(golden, tmp_path):
+    from illume_fast.integrations.lmms_eval.model import IllumeFast
+
+    folder = golden("mllm_tiny")
+    for name, as_published in (("weights.safetensors", "model.safetensors"), *[(n, n) for n in PUBLISHED]):
+        shutil.copyfile(folder / name, tmp_path / as_published)
+    made = IllumeFast(pretrained=str(tmp_path), device="cpu", batch_size=2)
+    made.task_dict = {"task": {"test": DOCUMENTS}}
+    found = made.generate_until([until(0, {"max_new_tokens": 49_152}), until(1)])
+    assert found[0]
+    assert found[1] == made.pipeline.chat(DOCUMENTS[1]["words"], DOCUMENTS[1]["image"], max_new_tokens=6)
+    with pytest.raises(CheckpointError, match="give decoder=FOLDER"):
+        made.generate_until([until(0, words="[GEN_PROMPT]a dog[/GEN_PROMPT][QUESTION]what is this[/QUESTION]")])
 
 
 @pytest.mark.slow

@@ -194,6 +194,7 @@ def _load(arguments: Arguments, device: torch.device) -> IllumePipeline:
         engine=EngineConfig(max_batch=arguments.batch_size, cache_tokens=arguments.cache_tokens),
         quantize=arguments.quantize,
         vision_tokenizer=arguments.tokenizer_config_path,
+        decoder=arguments.diffusion_decoder_path,
     )
 
 
