@@ -111,7 +111,7 @@ def test_slices_are_read_as_pictures_of_their_own(pipeline):
 
 def test_pixels_need_a_decoder(pipeline):
     for ask in (lambda: pipeline("a cat"), lambda: pipeline("a cat", picture(64, 64), output_type="pt")):
-        with pytest.raises(CheckpointError, match="give decoder=FOLDER of a Stable Diffusion decoder"):
+        with pytest.raises(CheckpointError, match="give the folder of a Stable Diffusion decoder"):
             ask()
     (done,) = pipeline.generate_stream([Draw(prompt="a cat")])
     assert "or take the codes" in str(done.error)
