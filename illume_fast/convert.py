@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from illume_fast.data.text_tokenizer import TextTokenizer
+from illume_fast.data.text_tokenizer import TextTokenizer, tokenizer_json
 from illume_fast.model.checkpoint import load_checkpoint, save_checkpoint
 from illume_fast.model.checksums import Advance, made_from, nowhere, sha256, stage_checksums, verify
 from illume_fast.model.dual_vitok import DualViTok
@@ -76,7 +76,8 @@ def convert_model(source: Path, out: Path, vision_tokenizer: Path, advance: Adva
     origin = {"name": source.name, "fingerprint": loaded.config.fingerprint}
     if _is_done(out, origin, advance):
         return False
-    text = TextTokenizer.from_file(loaded.tokenizer, loaded.config.model.vocab.text_size).to_json()
+    TextTokenizer.from_file(loaded.tokenizer, loaded.config.model.vocab.text_size)  # what is damaged is not passed on
+    text = tokenizer_json(loaded.tokenizer)
     save_checkpoint(
         out, loaded.config, loaded.model, loaded.vision_tokenizer, text,
         max_shard_bytes=SHARD_BYTES, last=lambda stage: stage_checksums(stage, origin, advance),

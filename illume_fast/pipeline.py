@@ -1,6 +1,7 @@
 """`IllumePipeline`: prompts, pictures and questions in; pictures and words out. Called like a diffusers pipeline."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -8,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from illume_fast.data.errors import InputError
+from illume_fast.data.errors import InputError, shorten
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size
 from illume_fast.data.turns import Turn, turns_of
 from illume_fast.decoders import open_decoder
 from illume_fast.decoding import Decoder, DecodingQueue, PictureDecoder, decode_pictures
-from illume_fast.diffusion import DiffusionSettings
+from illume_fast.diffusion import DiffusionPictures, DiffusionSettings
 from illume_fast.drafts import Drafts, Growing
 from illume_fast.engine import Engine, EngineConfig, Progress
 from illume_fast.engine.request import OnStep
@@ -28,6 +29,7 @@ from illume_fast.tasks import Ask, Converse, Draw, Task, Tasks
 
 __all__ = ["Ask", "Converse", "Done", "Draft", "Draw", "Drawn", "IllumePipeline", "PipelineOutput", "Turn"]
 
+_NAMES: dict[type, str] = {Image.Image: "PIL picture", str: "text", Integral: "whole number"}
 OutputType = Literal["pil", "pt", "codes"]
 StepCallback = Callable[["IllumePipeline", int, int, dict[str, Any]], Any]
 
@@ -45,9 +47,10 @@ class IllumePipeline:
         self.checkpoint = checkpoint
         self.tasks = Tasks(checkpoint)
         self.engine = Engine(checkpoint.model, engine)
-        # shows pictures while they are drawn, whatever makes the finished ones
-        self.decoder = PictureDecoder(checkpoint.vision_tokenizer, self.engine.device)
         self.pictures = open_decoder(checkpoint, device=self.engine.device) if decoder is None else decoder
+        # shows pictures while they are drawn, whatever makes the finished ones
+        shows = self.pictures if isinstance(self.pictures, PictureDecoder) else None
+        self.decoder = shows or PictureDecoder(checkpoint.vision_tokenizer, self.engine.device)
 
     @classmethod
     def from_pretrained(
@@ -89,6 +92,7 @@ class IllumePipeline:
         negative_prompt: str | Sequence[str] | None = None,
         guidance_from: int = 0,
         guidance_until: int | None = None,
+        sampling: str | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -108,13 +112,14 @@ class IllumePipeline:
         engine; `timestep` counts unfinished pictures.
         Guidance leads away from `negative_prompt` (one for all prompts, or one each), or from no prompt at all, at the
         steps of a picture's tokens from `guidance_from` until before `guidance_until` (None: to the end).
+        `sampling` names a preset of the official scripts, such as "official" (docs/sampling.md).
         `on_partial(Draft)` shows pictures while they are drawn, as in `generate_stream`.
 
         Raises:
             InputError: something given cannot be used.
             RequestError: the model broke on a prompt; what else was asked is not returned either.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Iterable) else list(prompt)
         if not prompts:
             raise InputError("there is no prompt; give one, or a list of them")
         images = _one_each("image", image, len(prompts), Image.Image)
@@ -123,8 +128,8 @@ class IllumePipeline:
             raise InputError("give a seed or a generator, not both")
         if (height is None) != (width is None):
             raise InputError("give both height and width, or neither")
-        if num_images_per_prompt < 1:
-            raise InputError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt}")
+        if not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
+            raise InputError(f"num_images_per_prompt must be at least 1, got {shorten(num_images_per_prompt)}")
         if output_type not in ("pil", "pt", "codes"):
             raise InputError(f"output_type {output_type!r} is not known; allowed are 'pil', 'pt', 'codes'")
         runs = _runs(seed, generator, len(prompts), num_images_per_prompt)
@@ -137,6 +142,7 @@ class IllumePipeline:
                 negative_prompt=away,
                 guidance_from=guidance_from,
                 guidance_until=guidance_until,
+                sampling=sampling,
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
@@ -171,16 +177,26 @@ class IllumePipeline:
         images: Image.Image | Sequence[Image.Image] = (),
         *,
         max_new_tokens: int | None = None,
-        temperature: float = 0.0,
+        sampling: str | None = None,
+        temperature: float | None = None,
         seed: int = 0,
         on_text: Callable[[str], None] | None = None,
     ) -> str:
         """Answer a question in words, if wished about pictures; greedily unless `temperature` is above 0.
 
+        `sampling` names a preset of the official scripts (docs/sampling.md), which is not greedy either.
+
         `on_text` is given the answer so far whenever it has grown, in whole characters; what comes last is the answer.
         """
         pictures = (images,) if isinstance(images, Image.Image) else tuple(images)
-        task = Ask(prompt=prompt, images=pictures, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        task = Ask(
+            prompt=prompt,
+            images=pictures,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            temperature=temperature,
+            seed=seed,
+        )
         if on_text is None:
             return self._all([task])[0].text or ""
         growing = Growing(on_text)
@@ -226,7 +242,8 @@ class IllumePipeline:
         """
         queue = DecodingQueue[Any](self.pictures) if decode else None
         drafts = None if on_partial is None else Drafts(self.tasks, self.decoder, on_partial, partial_every)
-        yield from Stream(self.tasks, self.engine, queue, drafts).results(tasks, on_step)
+        made_with = self.pictures.record() if isinstance(self.pictures, DiffusionPictures) else {}
+        yield from Stream(self.tasks, self.engine, queue, drafts, made_with).results(tasks, on_step)
 
     def decode(self, codes: Sequence[ImageCodes], seeds: Sequence[int] | None = None) -> Tensor:
         """Codes of pictures of one size -> uint8 [N, 3, H, W]; a picture is the same in any company.
@@ -263,15 +280,22 @@ def _runs(seed: Seeds, generator: Generators, prompts: int, count: int) -> list[
     """For each prompt the seeds to draw with, and which samples of each."""
     if generator is None or isinstance(generator, torch.Generator):
         start = drawn_seed(generator) if seed is None else seed
-        return [[(one, range(count))] for one in _one_each("seed", start, prompts, int)]
+        return [[(_plain(one), range(count))] for one in _one_each("seed", start, prompts, Integral)]
     own = seed_of_each(list(generator), prompts, count)
     return [[(one, (0,)) for one in own[i * count :][:count]] for i in range(prompts)]
+
+
+def _plain(seed: Any) -> Any:
+    """A numpy integer as an int; what is no integer is refused with the task."""
+    return int(seed) if isinstance(seed, Integral) and not isinstance(seed, bool) else seed
 
 
 def _one_each(name: str, value: Any, count: int, kind: type) -> list[Any]:
     """`value` for each prompt: one for all (or None), or a list of as many."""
     if value is None or isinstance(value, kind):
         return [value] * count
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InputError(f"{name} must be a {_NAMES[kind]} or a list of them, got {shorten(value)}")
     values = list(value)
     if len(values) != count:
         raise InputError(f"{name}: {len(values)} given for {count} prompts; give one, or one for each")

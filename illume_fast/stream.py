@@ -1,9 +1,10 @@
 """Tasks to results: requests given to the engine as it asks for them, and results whose pictures are being decoded."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -45,9 +46,16 @@ class Stream:
     """The way of some tasks through an engine and a queue of pictures; without a queue their codes come alone."""
 
     def __init__(
-        self, tasks: Tasks, engine: Engine, queue: DecodingQueue[tuple[_Whole, int]] | None, drafts: Drafts | None
+        self,
+        tasks: Tasks,
+        engine: Engine,
+        queue: DecodingQueue[tuple[_Whole, int]] | None,
+        drafts: Drafts | None,
+        made_with: Mapping[str, Any] | None = None,
     ) -> None:
+        """`made_with` goes into the records of results."""
         self._tasks, self._engine, self._queue, self._drafts = tasks, engine, queue, drafts
+        self._made_with = dict(made_with or {})
         self._refused: list[Done] = []
         self._further: deque[Request] = deque()  # what answers under way go on with
         self._answers: dict[Answer, _Whole] = {}
@@ -107,7 +115,7 @@ class Stream:
         if wanted.answer is not None:
             yield from self._take_part(wanted.answer, result)
             return
-        record = record_of(wanted.task, result.seed, self._tasks)
+        record = record_of(wanted.task, result.seed, self._tasks) | self._made_with
         done = Done(task=wanted.task, sample=wanted.sample, seed=result.seed, record=record, error=result.error)
         whole = _Whole(wanted.task, done)
         if result.error is None and wanted.grid is None:
@@ -145,7 +153,7 @@ class Stream:
         task = answer.task
         parts = tuple(Drawn(part) if isinstance(part, ImageCodes) else part for part in answer.parts)
         words = "\n".join(part.text for part in answer.parts if isinstance(part, Written) and part.text)
-        record = record_of(task, task.seed, self._tasks)
+        record = record_of(task, task.seed, self._tasks) | self._made_with
         done = Done(task=task, sample=0, seed=task.seed, record=record, answer=parts, text=words or None, error=error)
         if task.answer == "image" and parts and isinstance(parts[0], Drawn):
             return replace(done, codes=parts[0].codes)

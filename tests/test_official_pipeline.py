@@ -11,6 +11,8 @@ from PIL import Image
 
 from illume_fast.cli import main
 from illume_fast.convert import convert_tokenizer
+from illume_fast.decoders import open_decoder
+from illume_fast.decoding import Decoder
 from illume_fast.engine import EngineConfig
 from illume_fast.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_config
 from illume_fast.model.dual_vitok import DualViTok
@@ -37,11 +39,11 @@ def tokenizer(tmp_path_factory) -> Path:
     return folder / "converted"
 
 
-def small(checkpoint: Checkpoint) -> IllumePipeline:
+def small(checkpoint: Checkpoint, decoder: Decoder | None = None) -> IllumePipeline:
     """A pipeline that draws one small size, for speed."""
     generation = replace(checkpoint.config.generation, sizes=(SIZE,), max_answer=8)
     checkpoint = replace(checkpoint, config=replace(checkpoint.config, generation=generation))
-    return IllumePipeline(checkpoint, EngineConfig(max_batch=2, cache_tokens=4096))
+    return IllumePipeline(checkpoint, EngineConfig(max_batch=2, cache_tokens=4096), decoder)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,9 @@ def test_a_drawing_is_refused_before_it_is_drawn(alone):
 
 def test_it_draws_with_one(official, tokenizer):
     loaded = load_checkpoint(official, vision_tokenizer=tokenizer)
-    pipe = small(loaded)
+    with pytest.raises(CheckpointError, match=r"give decoder=FOLDER .* or decoder='pixel'"):
+        small(loaded)("a red heart")
+    pipe = small(loaded, open_decoder(loaded, "pixel"))
     drawn = pipe("a red heart", seed=3, output_type="pt").images
     assert drawn.shape == (1, 3, *SIZE)
     assert torch.equal(drawn, pipe("a red heart", seed=3, output_type="pt").images)

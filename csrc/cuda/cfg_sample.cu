@@ -7,18 +7,32 @@ namespace {
 
 constexpr int kMaxCluster = 8;
 
-template <typename T>
+template <typename T, bool kThen>
 __global__ void __launch_bounds__(kThreads) sample_kernel(const Args a) {
   extern __shared__ int32_t keys[];
   __shared__ Shared s;
   const int64_t index = blockIdx.x / Group::size();
   const float guidance = at(a.parameters.guidance, index);
   if (a.uncond == nullptr || guidance == 1.0f || guidance == 0.0f) {
-    sample_row<T, false>(a, index, a.uncond == nullptr ? 1.0f : guidance, keys, s);
+    sample_row<T, false, kThen>(a, index, a.uncond == nullptr ? 1.0f : guidance, keys, s);
   } else {
-    sample_row<T, true>(a, index, guidance, keys, s);
+    sample_row<T, true, kThen>(a, index, guidance, keys, s);
   }
   Group::sync();  // others may still read this block's shared memory
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads, 1) weights_kernel(const Args a) {
+  extern __shared__ int32_t keys[];
+  __shared__ Shared s;
+  const int64_t index = blockIdx.x / Group::size();
+  const float guidance = at(a.parameters.guidance, index);
+  if (a.uncond == nullptr || guidance == 1.0f || guidance == 0.0f) {
+    weigh_row<T, false>(a, index, a.uncond == nullptr ? 1.0f : guidance, keys, s);
+  } else {
+    weigh_row<T, true>(a, index, guidance, keys, s);
+  }
+  Group::sync();
 }
 
 // One thread mixes one number: rows are short, and a guided step has few of them.
@@ -32,6 +46,11 @@ __global__ void __launch_bounds__(kThreads)
   const float g = at(guidance, row);
   const float c = to_float(cond[row * cond_stride + column]), u = to_float(uncond[row * uncond_stride + column]);
   out[i] = from_float<Out>(g == 1.0f ? c : g == 0.0f ? u : __fmaf_rn(g, c - u, u));
+}
+
+template <typename T>
+bool is_off(const PerRow<T>& parameter, T off) {
+  return parameter.rows == nullptr && parameter.value == off;
 }
 
 struct Device {
@@ -50,8 +69,7 @@ int this_device(Device* device) {
   return static_cast<int>(error);
 }
 
-template <typename T>
-int launch(Args args, int64_t rows, const Device& device, cudaStream_t stream) {
+int launch(void (*kernel)(Args), Args args, int64_t rows, const Device& device, cudaStream_t stream) {
   const int64_t room = (device.shared_bytes - static_cast<int64_t>(sizeof(Shared)) - 1024) / 4;
   // more blocks to a row while the GPU has some to spare, or while that keeps more keys in shared memory
   unsigned cluster = 1;
@@ -63,7 +81,7 @@ int launch(Args args, int64_t rows, const Device& device, cudaStream_t stream) {
   args.slice = ceil_div(args.size, cluster);
   args.cached = std::min(args.slice, room);
   const int bytes = static_cast<int>(args.cached * 4);
-  cudaError_t error = cudaFuncSetAttribute(sample_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return static_cast<int>(error);
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
@@ -76,7 +94,7 @@ int launch(Args args, int64_t rows, const Device& device, cudaStream_t stream) {
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = device.major >= 9 ? 1 : 0;
-  return static_cast<int>(cudaLaunchKernelEx(&config, sample_kernel<T>, args));
+  return static_cast<int>(cudaLaunchKernelEx(&config, kernel, args));
 }
 
 }  // namespace
@@ -87,8 +105,23 @@ int cfg_sample(DType dtype, const void* cond, int64_t cond_stride, const void* u
   Device device{};
   if (const int error = this_device(&device); error != 0) return error;
   const Args args{cond, uncond, cond_stride, uncond_stride, ids, first, size, 0, 0, parameters};
+  const bool then = !is_off(parameters.then_temperature, 1.0f) || !is_off(parameters.then_top_k, int64_t{0}) ||
+                    !is_off(parameters.then_top_p, 1.0f);
   return with_dtype(dtype, [&](auto tag) {
-    return launch<decltype(tag)>(args, rows, device, static_cast<cudaStream_t>(stream));
+    using T = decltype(tag);
+    // a kernel of its own, so that the plain chain keeps its registers
+    const auto kernel = then ? sample_kernel<T, true> : sample_kernel<T, false>;
+    return launch(kernel, args, rows, device, static_cast<cudaStream_t>(stream));
+  });
+}
+
+int cfg_weights(DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
+                int64_t* weights, int64_t rows, int64_t size, const SampleParameters& parameters, Stream stream) {
+  Device device{};
+  if (const int error = this_device(&device); error != 0) return error;
+  const Args args{cond, uncond, cond_stride, uncond_stride, nullptr, 0, size, 0, 0, parameters, weights};
+  return with_dtype(dtype, [&](auto tag) {
+    return launch(weights_kernel<decltype(tag)>, args, rows, device, static_cast<cudaStream_t>(stream));
   });
 }
 

@@ -4,6 +4,7 @@
 #include "check.h"
 #include "illume_fast/cfg_sample.h"
 #include "illume_fast/philox.h"
+#include "illume_fast/repetition_penalty.h"
 
 using namespace illume_fast;
 using namespace illume_fast::testing;
@@ -14,11 +15,15 @@ struct Settings {
   float guidance, temperature;
   int64_t top_k;
   float top_p, min_p;
+  float then_temperature = 1.0f;
+  int64_t then_top_k = 0;
+  float then_top_p = 1.0f;
 };
 
 SampleParameters parameters(const Settings& s, int64_t seed, int64_t step) {
   return {{s.guidance, nullptr}, {s.temperature, nullptr}, {s.top_k, nullptr}, {s.top_p, nullptr},
-          {s.min_p, nullptr},    {seed, nullptr},          {step, nullptr}};
+          {s.min_p, nullptr},    {seed, nullptr},          {step, nullptr},    Noise::inverse,
+          {s.then_temperature, nullptr}, {s.then_top_k, nullptr}, {s.then_top_p, nullptr}};
 }
 
 // whether the rule lets `id` be drawn, by counting and adding in double; near a border either answer is right
@@ -53,6 +58,52 @@ void test_draws(int64_t size, const Settings& s) {
     CHECK(ids[row] >= 0 && ids[row] < size);
     CHECK(may_draw(cond.get() + row * stride, uncond.get() + row * size, size, s, ids[row]));
   }
+}
+
+std::vector<int64_t> weights_of(Buffer<float>& cond, Buffer<float>& uncond, const Settings& s) {
+  Buffer<int64_t> weights(cond.size());
+  CHECK(cfg_weights(DType::f32, cond.get(), cond.size(), uncond.get(), cond.size(), weights.get(), 1, cond.size(),
+                    parameters(s, 0, 0)));
+  return {weights.get(), weights.get() + cond.size()};
+}
+
+// What a second chain leaves is what one chain leaves, where one can say the same; and it leaves no more than the first.
+void test_second_chain(int64_t size) {
+  Buffer<float> cond(size), uncond(size);
+  fill(cond, 3, 6.0f);
+  fill(uncond, 4, 6.0f);
+  const auto twice = weights_of(cond, uncond, {2.0f, 0.5f, 20, 1.0f, 0.0f, 3.0f, 11, 0.8f});
+  CHECK(twice == weights_of(cond, uncond, {2.0f, 1.5f, 11, 0.8f, 0.0f}));
+  const auto first = weights_of(cond, uncond, {2.0f, 0.5f, 0, 0.6f, 0.0f});
+  const auto both = weights_of(cond, uncond, {2.0f, 0.5f, 0, 0.6f, 0.0f, 2.0f, 0, 0.7f});
+  int64_t fewer = 0;
+  for (size_t i = 0; i < first.size(); ++i) {
+    CHECK(both[i] == 0 || both[i] >= first[i]);
+    CHECK(both[i] == 0 || first[i] > 0);
+    fewer += both[i] == 0 && first[i] > 0;
+  }
+  CHECK(fewer > 0 || size < 100);
+  CHECK(weights_of(cond, uncond, {2.0f, 0.0f, 9, 0.5f, 0.0f, 2.0f, 3, 0.7f})[0] >= 0);
+  CHECK(weights_of(cond, uncond, {2.0f, 1.0f, 9, 0.5f, 0.0f, 0.0f, 3, 0.7f})[0] == -1);
+}
+
+void test_repetition_penalty() {
+  Buffer<float> logits(8), out(8), penalty(2);
+  const float values[] = {2.0f, -2.0f, 0.0f, 3.0f, 5.0f, -INFINITY, 1.0f, 1.0f};
+  std::copy(values, values + 8, logits.get());
+  Buffer<int64_t> seen(10), counts(2);
+  const int64_t ids[] = {100, 101, 101, 107, -1, 101, 100, 103, 102, 102};
+  std::copy(ids, ids + 10, seen.get());
+  counts[0] = 4;
+  counts[1] = 2;
+  penalty[0] = 2.0f;
+  penalty[1] = 0.5f;
+  repetition_penalty(DType::f32, logits.get(), out.get(), 2, 4, 100, {seen.get(), 5, counts.get()},
+                     {1.0f, penalty.get()});
+  const float expected[] = {1.0f, -4.0f, 0.0f, 3.0f, 10.0f, -INFINITY, 1.0f, 1.0f};
+  for (int64_t i = 0; i < 8; ++i) CHECK(out[i] == expected[i]);
+  repetition_penalty(DType::f32, logits.get(), out.get(), 1, 4, 100, {seen.get(), 5, counts.get()}, {0.0f, nullptr});
+  for (int64_t i = 0; i < 4; ++i) CHECK(std::isnan(out[i]));
 }
 
 // 16-bit rows of an exact size: one finite token, at the very end
@@ -123,5 +174,7 @@ int main() {
     test_bad_rows();
     for (int64_t size : {1, 16, 35}) test_mix(size);
   });
+  for (const int64_t size : {1, 40, 700, 9000}) test_second_chain(size);
+  test_repetition_penalty();
   return report();
 }

@@ -7,15 +7,16 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from illume_fast.commands.options import MODELS_OWN, NONE, ModelOptions, check_guidance, check_range
+from illume_fast.commands.options import MODELS_OWN, NONE, DecoderOptions, ModelOptions, check_guidance, check_range
 from illume_fast.data.errors import InputError
 from illume_fast.data.prompts import MAX_SEED, parse_size
+from illume_fast.jobs.config import check_bounds, option
 
 _COUNT = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chat(ModelOptions):
+class Chat(DecoderOptions, ModelOptions):
     """Talk with a model: answer a question, the lines of stdin one after the other, or a file of conversations.
 
     Answers are words; with --out also pictures, where the model begins one. On a terminal without a question it asks
@@ -55,6 +56,8 @@ class Chat(ModelOptions):
         """Raise InputError for options that cannot be used, alone or together."""
         if self.prompt is not None and not self.prompt.strip():
             raise InputError("the prompt is empty; say what to ask")
+        if self.out is None and (self.decoder, self.diffusion_steps, self.diffusion_guidance) != (None, None, None):
+            raise InputError("--decoder and --diffusion options are about pictures; give --out DIR, or leave them out")
         if self.turns is not None and (self.prompt is not None or self.image):
             raise InputError("--turns has its own questions and pictures; leave out PROMPT and --image")
         if self.answer in ("image", "interleaved") and self.out is None:
@@ -64,6 +67,7 @@ class Chat(ModelOptions):
         check_range("--temperature", self.temperature, 0, 1000)
         check_range("--seed", self.seed, 0, MAX_SEED)
         check_guidance(self.guidance)
+        check_bounds(self, option, ("diffusion_steps", "diffusion_guidance"))
         if self.size is not None:
             parse_size(self.size)
 
@@ -77,9 +81,12 @@ def chat(options: Chat) -> int:
     """Answer what `options` asks; the exit code, 1 if an answer of a file failed."""
     options.check()
     from illume_fast.commands.talking import Session, answer_file
-    from illume_fast.jobs.painter import load_painter
+    from illume_fast.jobs.painter import diffusion_settings, load_painter
 
-    with load_painter(options.model, options.backend) as painter:
+    diffusion = diffusion_settings(options)
+    with load_painter(options.model, options.backend, decoder=options.decoder, diffusion=diffusion) as painter:
+        if options.out is not None:
+            painter.check_decoder(options)
         if options.turns is not None:
             return answer_file(painter.pipeline, options)
         session = Session(painter.pipeline, options)

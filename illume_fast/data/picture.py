@@ -59,15 +59,9 @@ def upright(picture: Image.Image) -> Image.Image:
     """A picture from Python as RGB on white, turned as its EXIF says; of several frames the one it stands at.
 
     Raises:
-        InputError: it is no Pillow picture, damaged (files are read late), or larger than `MAX_PIXELS`.
+        InputError: it is no Pillow picture, empty, damaged (files are read late), or larger than `MAX_PIXELS`.
     """
-    if not isinstance(picture, Image.Image):
-        raise InputError(f"a picture must be a PIL.Image.Image, got {type(picture).__name__}")
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise InputError(
-            f"a picture is {width} x {height} = {width * height:,} pixels; at most {MAX_PIXELS:,} are allowed"
-        )
+    _require_picture(picture)
     try:
         return on_white(ImageOps.exif_transpose(picture))
     except _DAMAGE as error:
@@ -75,12 +69,25 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """(height, width) of `upright`. InputError where it is damaged."""
+    """(height, width) of `upright`. InputError as there."""
+    _require_picture(picture)
     try:
         turned = picture.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
     except _DAMAGE as error:
         raise InputError(_unreadable(error)) from None
     return (picture.width, picture.height) if turned else (picture.height, picture.width)
+
+
+def _require_picture(picture: object) -> None:
+    if not isinstance(picture, Image.Image):
+        raise InputError(f"a picture must be a PIL.Image.Image, got {type(picture).__name__}")
+    width, height = picture.size
+    if not width * height:
+        raise InputError(f"a picture is {width} x {height}: it has no pixels")
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"a picture is {width} x {height} = {width * height:,} pixels; at most {MAX_PIXELS:,} are allowed"
+        )
 
 
 def _unreadable(error: Exception) -> str:

@@ -7,6 +7,8 @@ from PIL import Image, ImageDraw, ImageFont
 MARGIN = 20
 GAP = 4
 CAPTION_LINES = 3
+MAX_ASPECT = 4
+"""Pictures that are wider than so many heights are shown less high."""
 FONT_SIZE = 13
 
 
@@ -14,7 +16,7 @@ def contact_sheet(tiles: Sequence[tuple[str, Sequence[Image.Image]]], picture_he
     """Lay out tiles, each a caption under a row of pictures, in a page about as wide as it is high.
 
     Args:
-        tiles: (caption, pictures) in reading order; pictures are scaled to `picture_height` pixels.
+        tiles: (caption, pictures) in reading order; pictures are `picture_height` pixels high, very wide ones less.
 
     Raises:
         ValueError: there is no picture to show.
@@ -47,8 +49,9 @@ def contact_sheet(tiles: Sequence[tuple[str, Sequence[Image.Image]]], picture_he
 
 
 def _scaled(picture: Image.Image, height: int) -> Image.Image:
-    width = max(1, round(picture.width * height / picture.height))
-    return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    scale = min(height / picture.height, MAX_ASPECT * height / picture.width)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
 def _columns(count: int, width: int, height: int) -> int:

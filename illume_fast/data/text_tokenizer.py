@@ -5,15 +5,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from illume_fast.data.chat_template import QWEN2
 from illume_fast.data.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-END_OF_TEXT = "<|endoftext|>"
-IM_START = "<|im_start|>"
-IM_END = "<|im_end|>"
-SPECIALS = (END_OF_TEXT, IM_START, IM_END)
+SPECIALS = QWEN2.specials
 
 # Qwen2: contractions, words with at most one leading sign, single digits, runs of signs, line ends, other white space
 _WORDS = (
@@ -23,16 +21,21 @@ _WORDS = (
 
 
 class TextTokenizer:
-    """A byte-level BPE. Whatever a text holds, it is encoded as plain text: control and image tokens written out in
-    a caption never become the tokens themselves."""
+    """A byte-level BPE (Qwen2's), or one of words with bytes to fall back on (Llama's).
 
-    def __init__(self, tokenizer: "Tokenizer") -> None:
+    Whatever a text holds, it is encoded as plain text: control and image tokens written out in a caption never become
+    the tokens themselves. `specials` are the names of the padding and of what opens and closes a turn.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", specials: Sequence[str] = SPECIALS) -> None:
         self._tokenizer = tokenizer
         tokenizer.encode_special_tokens = True
-        self.pad, self.im_start, self.im_end = (self._id(token) for token in SPECIALS)
+        self.pad, self.im_start, self.im_end = (self._id(token) for token in specials)
 
     @classmethod
-    def from_file(cls, path: Path | str, text_size: int | None = None) -> "TextTokenizer":
+    def from_file(
+        cls, path: Path | str, text_size: int | None = None, specials: Sequence[str] = SPECIALS
+    ) -> "TextTokenizer":
         """Read `tokenizer.json`, or a `vocab.json` with `merges.txt` and `added_tokens.json` beside it, as Qwen2's
         older saves have. InputError when it is missing or damaged.
 
@@ -41,17 +44,18 @@ class TextTokenizer:
         """
         try:
             path = Path(path)
-            values = _older_values(path.parent) if path.name == "vocab.json" else _json(path)
+            values = json.loads(tokenizer_json(path))
             kept = sorted(values["added_tokens"], key=lambda token: token["id"])
             if text_size is not None:
                 # only special tokens can be kept from matching
                 kept = [{**token, "special": True} for token in kept if token["id"] < text_size]
             values["added_tokens"] = kept
+            _keep_controls_apart(values)
             tokenizer = _library().Tokenizer.from_str(json.dumps(values))
             for token in kept:
                 if tokenizer.token_to_id(token["content"]) != token["id"]:
                     raise InputError(f"added token {token['content']} cannot have the id {token['id']}")
-            return cls(tokenizer)
+            return cls(tokenizer, specials)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except OSError as error:
@@ -102,6 +106,23 @@ class TextTokenizer:
         return found
 
 
+def _keep_controls_apart(values: dict[str, Any]) -> None:
+    """Takes out of a BPE the merges that spell a control token or a byte of its alphabet: Llama's has its control
+    tokens among the words, so that "</" and "s>" typed by a user would become the end of an answer."""
+    model = values["model"]
+    if model.get("type") != "BPE":
+        return
+    barred = {token["content"] for token in values["added_tokens"] if token["special"]}
+    if model.get("byte_fallback"):
+        barred |= {f"<0x{byte:02X}>" for byte in range(256)}
+
+    def spelt(merge: Any) -> str:
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        return left + right
+
+    model["merges"] = [merge for merge in model["merges"] if spelt(merge) not in barred]
+
+
 def _byte_level(library: Any, model: Any) -> "Tokenizer":
     """Qwen2's pipeline around `model`."""
     tokenizer = library.Tokenizer(model)
@@ -114,18 +135,21 @@ def _byte_level(library: Any, model: Any) -> "Tokenizer":
     return tokenizer
 
 
-def _older_values(folder: Path) -> dict[str, Any]:
-    """What `tokenizer.json` would hold, from the three files of older saves."""
+def tokenizer_json(path: Path | str) -> str:
+    """The text of a `tokenizer.json`, or what one would hold for the `vocab.json` of an older save; all added tokens
+    included. OSError and what the library raises where files are missing or damaged."""
+    path = Path(path)
+    if path.name != "vocab.json":
+        return path.read_text(encoding="utf-8")
+    folder = path.parent
     library = _library()
     model = library.models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     values = json.loads(_byte_level(library, model).to_str())
-    same = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    added = _json(folder / "added_tokens.json")
-    return {**values, "added_tokens": [{"id": number, "content": text, **same} for text, number in added.items()]}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    same = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = json.loads((folder / "added_tokens.json").read_text(encoding="utf-8"))
+    tokens = [{"id": i, "content": text, **same, "special": text in SPECIALS} for text, i in added.items()]
+    tokens.sort(key=lambda token: token["id"])
+    return json.dumps({**values, "added_tokens": tokens}, ensure_ascii=False)
 
 
 def _library() -> Any:

@@ -3,18 +3,16 @@
 from illume_fast.engine.engine import Engine, EngineConfig
 from illume_fast.engine.plan import Plan, Site
 from illume_fast.engine.request import (
-    GREEDY,
     GenerativeModel,
     Partial,
     Progress,
     Request,
     RequestError,
     Result,
-    SamplingParams,
-    SamplingSet,
     Segment,
     sample_seed,
 )
+from illume_fast.engine.sampling import GREEDY, SamplingParams, SamplingSet, SecondChain
 
 __all__ = [
     "GREEDY",
@@ -29,6 +27,7 @@ __all__ = [
     "Result",
     "SamplingParams",
     "SamplingSet",
+    "SecondChain",
     "Segment",
     "Site",
     "sample_seed",

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from illume_fast.engine.cache import PagedCache
-from illume_fast.engine.plan import Ranges
 from illume_fast.engine.scheduler import Row
 from illume_fast.engine.step import Buffers, Group, Shape
-from illume_fast.engine.tables import Ints, Tables
+from illume_fast.engine.tables import Ints, Legal, Tables
 from illume_fast.engine.transfer import send
 
 Rounding = Callable[[int], int]
@@ -102,7 +101,8 @@ class Batch:
         groups = laid_out(
             groups_of,
             self._guided,
-            tables.ranges,
+            tables.filtered_twice[self.slots],
+            tables.legal,
             self._round,
             (
                 (b.order, self.slots, tables.filler),
@@ -130,18 +130,20 @@ class Batch:
 def laid_out(
     kinds: Ints,
     guided: NDArray[np.bool_],
-    ranges: Sequence[Ranges],
+    twice: NDArray[np.bool_],
+    legal: Sequence[Legal],
     rounding: Rounding,
     targets: Sequence[tuple[Tensor, Ints, int]],
 ) -> tuple[Group, ...]:
     """Group draws that are made from the same ids, and write into each target its values in that order, filled up.
 
-    `kinds` [draws] names the ranges of each draw; a target is (buffer, values [draws], what fills a group up).
+    `kinds` [draws] names what is legal at each draw; `guided` and `twice` [draws] say which have a second branch and a
+    second chain of filters; a target is (buffer, values [draws], what fills a group up).
     """
     present = np.unique(kinds)
     members = [np.flatnonzero(kinds == kind) for kind in present]
     groups = tuple(
-        Group(ranges[kind], rounding(len(draws)), bool(guided[draws].any()))
+        Group(legal[kind][0], rounding(len(draws)), bool(guided[draws].any()), bool(twice[draws].any()), legal[kind][1])
         for kind, draws in zip(present, members, strict=True)
     )
     for buffer, values, fill in targets:

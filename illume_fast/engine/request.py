@@ -1,11 +1,11 @@
-"""What goes into the engine and what comes out: prompts as segments, sampling settings, requests and results.
+"""What goes into the engine and what comes out: prompts as segments, requests and results.
 
 Nothing here knows a particular model. An adapter (such as `illume_fast.pipeline`) turns prompts and pictures into
 `Segment`s, a picture size into a `Plan`, and the ids of a `Result` back into pictures or text.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from illume_fast.engine.plan import Plan
+from illume_fast.engine.sampling import SamplingParams
 from illume_fast.model.attention import Attend
 from illume_fast.model.head import Head
 
@@ -92,71 +93,6 @@ class Segment:
         return len(self.ids) if self.features is None else self.features.shape[0]
 
 
-@dataclass(frozen=True)
-class SamplingSet:
-    """How one kind of token is drawn; the meaning of each number is that of `illume_fast.ops.cfg_sample`.
-
-    `guidance` replaces the request's scale for this kind: 1 leaves the words of an answer unguided beside its pictures.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    guidance: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.guidance is not None and not abs(self.guidance) < float("inf"):
-            raise ValueError(f"sampling: guidance must be a finite number, got {self.guidance}")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(
-                f"sampling: temperature must be 0 (greedy) or a finite positive number, got {self.temperature}"
-            )
-        if self.top_k < 0:
-            raise ValueError(f"sampling: top_k must be 0 (off) or positive, got {self.top_k}")
-        if not 0 <= self.top_p <= 1:
-            raise ValueError(f"sampling: top_p must lie in [0, 1], got {self.top_p}")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"sampling: min_p must lie in [0, 1], got {self.min_p}")
-
-
-GREEDY = SamplingSet(temperature=0.0)
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """One `SamplingSet` per kind of token (a plan's sites index them), and the guidance scale of the request.
-
-    Guidance 1 means none: the unconditional prompt is then not even read. Other guidance holds for the answer's steps
-    from `guidance_from` until before `guidance_until` (None: to the end), forced ids counted; once it is over, the
-    unconditional branch costs nothing more.
-    """
-
-    sets: tuple[SamplingSet, ...] = (SamplingSet(),)
-    guidance: float = 1.0
-    guidance_from: int = 0
-    guidance_until: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.sets:
-            raise ValueError("sampling: at least one sampling set is needed")
-        if not abs(self.guidance) < float("inf"):
-            raise ValueError(f"sampling: guidance must be a finite number, got {self.guidance}")
-        until = self.guidance_until
-        if self.guidance_from < 0:
-            raise ValueError(f"sampling: guidance_from must be a step, from 0, got {self.guidance_from}")
-        if until is not None and until < self.guidance_from:
-            raise ValueError(f"sampling: guidance_until {until} is before guidance_from {self.guidance_from}")
-
-    def guidance_of(self, kind: SamplingSet) -> float:
-        """The scale that draws of this kind take."""
-        return self.guidance if kind.guidance is None else kind.guidance
-
-    def guided_draws(self, draws: NDArray[np.int64]) -> int:
-        """How many of the draws, made at these steps, come before guidance is over."""
-        return len(draws) if self.guidance_until is None else int(np.searchsorted(draws, self.guidance_until))
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Request:
     """`n` samples of one answer to one prompt.
@@ -171,7 +107,7 @@ class Request:
     id: str
     prompt: tuple[Segment, ...]
     plan: Plan
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     unconditional: tuple[Segment, ...] | None = None
     seed: int = 0
     n: int = 1

@@ -146,7 +146,8 @@ class Window(Batch):
         groups = laid_out(
             kinds.reshape(-1),
             self._guided[rows],
-            tables.ranges,
+            tables.filtered_twice[self.slots[rows]],
+            tables.legal,
             self._round,
             (
                 (b.order, np.where(outside, tables.filler, self.slots[rows]), tables.filler),

@@ -22,11 +22,17 @@ from illume_fast.ops.plan_steps import plan_draw, plan_feed, plan_record
 
 @dataclass(frozen=True)
 class Group:
-    """`count` rows that draw from the same ids, and so share a product with the head; `guided` if any of them is."""
+    """`count` rows that draw from the same ids, and so share a product with the head.
+
+    `guided` if any of them has an unconditional branch, `twice` if any is filtered by a second chain. Those that are
+    `penalized` for repetitions stand apart, since they multiply branch by branch.
+    """
 
     ranges: Ranges
     count: int
     guided: bool
+    twice: bool = False
+    penalized: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,9 +158,23 @@ def draws_of(
             step=step[own],
             bias=head.bias,
             noise=noise,
+            **_beyond_one_chain(tables, group, order[own], step[own]),
         )
         drawn.append((own, ids))
     return drawn
+
+
+def _beyond_one_chain(tables: Tables, group: Group, slots: Tensor, step: Tensor) -> dict[str, Tensor]:
+    """What `cfg_head_sample` is told of a group that is filtered twice, or penalised for repetitions."""
+    asked: dict[str, Tensor] = {}
+    if group.twice:
+        for name in ("then_temperature", "then_top_k", "then_top_p"):
+            asked[name] = gather_rows(getattr(tables, name), slots).view(-1)
+    if group.penalized:
+        asked["repetition_penalty"] = gather_rows(tables.penalty, slots).view(-1)
+        # ids guessed ahead count like others: a draw is kept only where they were right
+        asked |= {"seen": gather_rows(tables.answers, slots), "seen_counts": step}
+    return asked
 
 
 def _branches(hidden: Tensor, buffers: Buffers, shape: Shape, group: Group, own: slice) -> tuple[Tensor, Tensor | None]:

@@ -4,6 +4,7 @@ A step gathers from the tables (`illume_fast.ops.plan_steps`); the host follows 
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -11,10 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from illume_fast.engine.plan import Ranges
+from illume_fast.engine.sampling import SecondChain
 from illume_fast.engine.scheduler import Row
 from illume_fast.engine.transfer import sent
 
 Ints = NDArray[np.int64]
+# what a draw is made from, and whether ids that the answer holds already are penalised
+Legal: TypeAlias = tuple[Ranges, bool]
 _FOREVER = 2**62
 
 
@@ -25,8 +29,10 @@ class Tables:
         self.filler = slots
         self.device = device
         self.version = 0
-        self.ranges: list[Ranges] = []
-        self._range_ids: dict[Ranges, int] = {}
+        self.legal: list[Legal] = []
+        self._legal_ids: dict[Legal, int] = {}
+        # slots whose draws are filtered twice; filled up, such a batch has lines where that does nothing
+        self.filtered_twice = np.zeros(slots + 1, bool)
         self.drawn = np.zeros(slots + 1, np.int64)
         self.draws = np.zeros(slots + 1, np.int64)
         self.guided_draws = np.zeros(slots + 1, np.int64)
@@ -47,6 +53,10 @@ class Tables:
         self.temperature, self.top_p, self.min_p, self.guidance = (zeros(lines, kinds, dtype=narrow) for _ in range(4))
         self.top_k = zeros(lines, kinds)
         self.guidance_from, self.guidance_until = zeros(lines), zeros(lines)
+        self.then_temperature, self.then_top_p, self.penalty = (
+            zeros(lines, 1, dtype=narrow).fill_(1) for _ in range(3)
+        )
+        self.then_top_k = zeros(lines, 1)
         self.step_of = np.zeros((lines, draws), np.int64)
         self.range_of = np.zeros((lines, draws), np.int64)
         # the filler has always made its first draw, at step 0, and stands before its second
@@ -88,7 +98,10 @@ class Tables:
             steps[i, :number] = plan.draws
             sites = plan.site[plan.draws]
             kinds[i, :number] = np.array([site.set for site in plan.sites], np.int64)[sites]
-            ranges[i, :number] = np.array([self._range_id(site.ranges) for site in plan.sites], np.int64)[sites]
+            penalized = sampling.repetition_penalty != 1
+            legal = [self._legal_id((site.ranges, penalized)) for site in plan.sites]
+            ranges[i, :number] = np.array(legal, np.int64)[sites]
+            self.filtered_twice[row.slot] = sampling.then is not None
             for k, s in enumerate(sampling.sets):
                 settings[:, i, k] = s.temperature, s.top_p, s.min_p, sampling.guidance_of(s)
                 top_k[i, k] = s.top_k
@@ -99,6 +112,7 @@ class Tables:
         self.step_of[slots], self.range_of[slots] = steps, ranges
         at = self.on_device(slots)
         sampling_of = [row.request.sampling for row in rows]
+        then = [s.then or SecondChain() for s in sampling_of]
         for table, values in (
             (self.answers, answers),
             (self.draw_step, steps),
@@ -111,6 +125,10 @@ class Tables:
             (self.guidance, settings[3]),
             (self.guidance_from, np.array([s.guidance_from for s in sampling_of])),
             (self.guidance_until, np.array([_until(s.guidance_until) for s in sampling_of])),
+            (self.then_temperature, np.array([[t.temperature] for t in then], np.float32)),
+            (self.then_top_k, np.array([[t.top_k] for t in then])),
+            (self.then_top_p, np.array([[t.top_p] for t in then], np.float32)),
+            (self.penalty, np.array([[s.repetition_penalty] for s in sampling_of], np.float32)),
         ):
             table.index_copy_(0, at, self.on_device(values))
 
@@ -121,11 +139,11 @@ class Tables:
         self._write([row])
         self.answers[slot, :answered] = kept
 
-    def _range_id(self, ranges: Ranges) -> int:
-        if ranges not in self._range_ids:
-            self._range_ids[ranges] = len(self.ranges)
-            self.ranges.append(ranges)
-        return self._range_ids[ranges]
+    def _legal_id(self, legal: Legal) -> int:
+        if legal not in self._legal_ids:
+            self._legal_ids[legal] = len(self.legal)
+            self.legal.append(legal)
+        return self._legal_ids[legal]
 
     def on_device(self, array: NDArray) -> Tensor:
         """A copy of `array` where the tables stand."""

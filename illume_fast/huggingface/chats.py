@@ -7,7 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from illume_fast.data.chat import SYSTEM, Chat, Message, Part, ReadImage, SizeTag, parse_marks
+from illume_fast.data.chat import Chat, Message, Part, ReadImage, SizeTag, parse_marks
+from illume_fast.data.chat_template import QWEN2
 from illume_fast.data.errors import InputError, shorten
 from illume_fast.data.picture import load_picture
 from illume_fast.data.prompts import check_characters
@@ -20,7 +21,7 @@ Conversation = Sequence[Mapping[str, Any]]
 CHAT_TEMPLATE = (
     """\
 {%- if messages[0].role != 'system' %}{{ '<|im_start|>system\\n"""
-    + SYSTEM
+    + QWEN2.system
     + """<|im_end|>\\n' }}{% endif %}
 {%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}
 {%- if message.content is string %}{{ message.content }}

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from illume_fast.data.sequence import expanded_length
 from illume_fast.data.sizes import image_grid
-from illume_fast.data.text_tokenizer import TextTokenizer
+from illume_fast.data.text_tokenizer import tokenizer_json
 from illume_fast.engine import EngineConfig
 from illume_fast.huggingface.adapters import has_adapters, require_plain
 from illume_fast.huggingface.configuration import IllumeConfig, IllumeQwen2Config, refuse_hub
@@ -22,6 +22,7 @@ from illume_fast.huggingface.loading import DeviceMap, check_neutral, load
 from illume_fast.model.checkpoint import Checkpoint, save_checkpoint
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.illume import IllumeModel, Sample
+from illume_fast.model.kinds import illume_plus
 from illume_fast.model.quantized import is_quantized
 from illume_fast.model.vocab import IGNORE_INDEX
 
@@ -93,7 +94,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
         name = pretrained_model_name_or_path
         checkpoint = load(name, wanted, device_map, max_memory, quantization_config, vision_tokenizer)
         if config is None:
-            config = IllumeConfig(checkpoint.config)
+            config = IllumeConfig(illume_plus(checkpoint.config))
         elif config.checkpoint.model != checkpoint.config.model:
             raise ValueError(f"from_pretrained: config is not that of {name}; its weights have other shapes or tokens")
         with torch.device("meta"):
@@ -188,7 +189,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
         if state_dict is not None:
             self._require_own(state_dict)
         here = self.checkpoint
-        words = TextTokenizer.from_file(here.tokenizer, here.config.model.vocab.text_size).to_json()
+        words = tokenizer_json(here.tokenizer)
         shards = _bytes(max_shard_size)
         save_checkpoint(save_directory, here.config, self.core, here.vision_tokenizer, words, max_shard_bytes=shards)
 

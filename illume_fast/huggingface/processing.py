@@ -26,6 +26,7 @@ from illume_fast.huggingface.tokens import Tokens, rows_of_ids
 from illume_fast.model.checkpoint import TOKENIZER, load_vision_tokenizer, read_config, resolve, text_tokenizer
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.generation_config import CheckpointConfig
+from illume_fast.model.kinds import illume_plus
 from illume_fast.model.tensor_files import staging
 from illume_fast.model.vision_folder import CONFIG
 from illume_fast.model.vocab import IMAGE_PLACEHOLDER
@@ -77,7 +78,7 @@ class IllumeProcessor(ProcessorMixin):
         """
         check_neutral(rest)
         folder = resolve(pretrained_model_name_or_path)
-        made = cls(read_config(folder), text_tokenizer(folder))
+        made = cls(illume_plus(read_config(folder)), text_tokenizer(folder))
         if vision_tokenizer is not None:
             made.set_vision_tokenizer(load_vision_tokenizer(vision_tokenizer))
         return made

@@ -13,6 +13,7 @@ from illume_fast.data.prompt_files import is_prompt_file
 from illume_fast.data.prompts import Prompt, one_prompt
 from illume_fast.jobs.config import SHEET_PICTURES, Format, JobConfig
 from illume_fast.jobs.shard import Shard
+from illume_fast.jobs.sizes import at_sizes
 from illume_fast.jobs.source import Given, PromptFile, Prompts, Row, Source, Spool
 from illume_fast.jobs.tally import Progress, Tally
 
@@ -44,6 +45,7 @@ def generate_batch(
     guidance_from: int = 0,
     guidance_until: int | None = None,
     size: str | None = None,
+    sampling: str | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -90,6 +92,7 @@ def generate_batch(
         guidance_from=guidance_from,
         guidance_until=guidance_until,
         size=size,
+        sampling=sampling,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -124,6 +127,7 @@ def run_job(
     `arrange` is called then with all ledgers, by the last to end of several that draw parts of the job.
     """
     start = time.perf_counter()
+    source, config = at_sizes(source, config, pipeline)
     survey = Survey(config)
     if source.total_known:
         for _ in survey.passing(source.rows()):

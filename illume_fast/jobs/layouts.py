@@ -54,6 +54,8 @@ class Benchmark:
         """Raise InputError for a job whose pictures the scorer could not read."""
         if config.format != "png":
             raise InputError(f"--layout {self.name} needs --format png, got {config.format}")
+        if config.several_sizes:
+            raise InputError(f"--layout {self.name} needs one size, got --size {config.size}")
         counts = COUNTS[self.name]
         if counts is not None and config.num_images not in counts:
             allowed = " or ".join(map(str, counts))
@@ -83,7 +85,7 @@ class Benchmark:
     def _place(self, config: JobConfig) -> Place:
         if self.name == "geneval":
             return _geneval
-        return _dpg if self.name == "dpg" else partial(_genai, model=Path(config.model).name)
+        return _dpg if self.name == "dpg" else partial(_genai, model=Path(config.model).resolve().name)
 
 
 def _geneval(root: Path, row: BenchmarkRow, entries: Sequence[Entry], merged: Merged) -> None:

@@ -14,6 +14,7 @@ from illume_fast import __version__, ops
 from illume_fast.data.errors import InputError
 from illume_fast.data.memory import out_of_memory
 from illume_fast.data.prompts import Prompt, parse_size
+from illume_fast.data.sampling_presets import sampling_preset
 from illume_fast.data.sizes import Size, format_size
 from illume_fast.decoders import open_decoder
 from illume_fast.decoding import Decoder
@@ -35,6 +36,9 @@ class Sampling(Protocol):
     """How ids are drawn."""
 
     @property
+    def sampling(self) -> str | None: ...
+
+    @property
     def temperature(self) -> float | None: ...
 
     @property
@@ -42,6 +46,16 @@ class Sampling(Protocol):
 
     @property
     def top_p(self) -> float | None: ...
+
+
+class Diffused(Protocol):
+    """How a diffusion decoder works; what is None was not said."""
+
+    @property
+    def diffusion_steps(self) -> int | None: ...
+
+    @property
+    def diffusion_guidance(self) -> float | None: ...
 
 
 class Painter:
@@ -60,13 +74,7 @@ class Painter:
 
         CheckpointError where the model was loaded without what makes its pictures.
         """
-        self.pipeline.pictures.check()
-        for field in ("diffusion_steps", "diffusion_guidance"):
-            if getattr(config, field) is not None and not isinstance(self.pipeline.pictures, DiffusionPictures):
-                raise InputError(
-                    f"{option(field)}: the pictures of model {self.name} come from its pixel decoder; give --decoder,"
-                    " or leave it out"
-                )
+        self.check_decoder(config)
         if config.size is not None:
             self.check_size(parse_size(config.size), "--size")
         if config.guidance not in (None, 1.0) and not self.has_unconditional:
@@ -81,6 +89,16 @@ class Painter:
                     " needs; leave it out"
                 )
 
+    def check_decoder(self, wanted: Diffused) -> None:
+        """Raise CheckpointError where there is nothing that makes pictures, InputError for settings it has not."""
+        self.pipeline.pictures.check()
+        for field in ("diffusion_steps", "diffusion_guidance"):
+            if getattr(wanted, field) is not None and not isinstance(self.pipeline.pictures, DiffusionPictures):
+                raise InputError(
+                    f"{option(field)}: the pictures of model {self.name} come from its pixel decoder; give --decoder,"
+                    " or leave it out"
+                )
+
     def check_size(self, size: Size, origin: str) -> None:
         """Raise InputError, beginning with `origin`, for a size that the model does not draw."""
         try:
@@ -92,6 +110,8 @@ class Painter:
         """What a picture depends on beside its prompt, seed, guidance and size."""
         decoder = self.pipeline.pictures
         return {
+            # None, as in the records of pictures that were made before there were presets
+            "sampling": sampling.sampling,
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
@@ -121,6 +141,9 @@ class Painter:
 
     def _guided(self, prompt: Prompt, config: JobConfig) -> Record:
         default = self.guidance if prompt.image is None else self.edit_guidance
+        preset = sampling_preset(config.sampling, editing=prompt.image is not None)
+        if preset is not None and self.has_unconditional:
+            default = preset.guidance
         return {
             "guidance": _first(prompt.guidance, config.guidance, default),
             "negative_prompt": _first(prompt.negative_prompt, config.negative_prompt),
@@ -184,7 +207,7 @@ def load_painter(
         yield painter
 
 
-def diffusion_settings(config: JobConfig) -> DiffusionSettings | None:
+def diffusion_settings(config: Diffused) -> DiffusionSettings | None:
     """How a job's diffusion decoder works; None where nothing is said."""
     given = {"steps": config.diffusion_steps, "guidance": config.diffusion_guidance}
     said = {name: value for name, value in given.items() if value is not None}

@@ -18,7 +18,7 @@ from illume_fast.model.tensor_files import CheckpointError, listed, read_json
 from illume_fast.model.vision_config import DualViTokConfig
 from illume_fast.model.vocab import VocabConfig
 
-MODEL_TYPE = "illume_qwen2"
+OFFICIAL_TYPE = "illume_qwen2"
 TEXT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # pieces of a model that the official code lays over the weights of the folder
 _OVERLAYS = ("mm_projector.bin", "trainables.bin", "non_lora_trainables.bin")
@@ -26,7 +26,7 @@ _OVERLAYS = ("mm_projector.bin", "trainables.bin", "non_lora_trainables.bin")
 
 def is_official(values: Mapping[str, Any]) -> bool:
     """Whether a `config.json` is that of a published language model."""
-    return values.get("model_type") == MODEL_TYPE
+    return values.get("model_type") == OFFICIAL_TYPE
 
 
 def official_config(folder: Path, sizes: DualViTokConfig | None = None) -> CheckpointConfig:

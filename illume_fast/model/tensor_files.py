@@ -40,6 +40,8 @@ class Staging:
     def path(self, name: str) -> Path:
         """Where to write what will become `folder / name`."""
         temporary = self.folder / f".{name}.tmp"
+        temporary.touch()
+        self._mode = temporary.stat().st_mode
         self.pending.append((temporary, self.folder / name))
         return temporary
 
@@ -48,6 +50,8 @@ class Staging:
 
     def commit(self) -> None:
         for temporary, _ in self.pending:
+            # safetensors makes files that nobody else may read, whatever the user's mask says
+            temporary.chmod(self._mode)
             _sync(temporary)
         for temporary, final in self.pending:
             temporary.replace(final)

@@ -5,6 +5,7 @@ name stands for the op whatever is imported afterwards.
 """
 
 from illume_fast.ops.cfg_head_sample import cfg_head_sample
+from illume_fast.ops.cfg_probabilities import cfg_probabilities
 from illume_fast.ops.cfg_sample import cfg_sample
 from illume_fast.ops.code_statistics import code_statistics
 from illume_fast.ops.codebook_ema import codebook_ema
@@ -31,6 +32,7 @@ __all__ = [
     "PackedCodebook",
     "add_rms_norm",
     "cfg_head_sample",
+    "cfg_probabilities",
     "cfg_sample",
     "code_statistics",
     "codebook_ema",

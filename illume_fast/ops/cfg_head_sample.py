@@ -1,4 +1,10 @@
-"""`cfg_sample` from hidden states: the head is linear, so mix first and multiply once, by the legal rows only."""
+"""`cfg_sample` from hidden states: the head is linear, so mix first and multiply once, by the legal rows only.
+
+A repetition penalty is not linear. Rows that have one are multiplied branch by branch, and before the branches are
+mixed a conditional logit z of an id that the row has seen becomes z / penalty where z > 0, and z * penalty elsewhere,
+once however often it was seen (Keskar et al., CTRL, arXiv 1909.05858, with the sign as in Hugging Face's
+`RepetitionPenaltyLogitsProcessor`; before guidance, as the official code of ILLUME+ has it).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +15,9 @@ from torch import Tensor
 
 from illume_fast.kernels.cpu import cfg_head_sample as cpu
 from illume_fast.kernels.cuda import cfg_head_sample as cuda
-from illume_fast.ops.cfg_sample import DTYPES, cfg_sample_reference, check_noise, check_rows, split
+from illume_fast.kernels.sampling import HeadParameters, penalized
+from illume_fast.ops.cfg_filters import CHAIN, DTYPES, NAMES, check_rows, each, split
+from illume_fast.ops.cfg_sample import cfg_sample_reference, check_noise
 from illume_fast.ops.dispatch import Backend, declare
 
 
@@ -36,22 +44,39 @@ def cfg_head_sample_reference(
     bias: Tensor | None = None,
     holes: list[int] | None = None,
     noise: str = "inverse",
+    then_temperature: float = 1.0,
+    then_top_k: int = 0,
+    then_top_p: float = 1.0,
+    then_temperature_rows: Tensor | None = None,
+    then_top_k_rows: Tensor | None = None,
+    then_top_p_rows: Tensor | None = None,
+    penalty: float = 1.0,
+    penalty_rows: Tensor | None = None,
+    seen: Tensor | None = None,
+    seen_counts: Tensor | None = None,
 ) -> Tensor:
     """What `cfg_head_sample` calls, for one range of ids and with the parameters of `cfg_sample_reference`."""
-    hidden = hidden_cond
-    if hidden_uncond is not None:
-        c, u = hidden_cond.float(), hidden_uncond.float()
-        if guidance_rows is None:
-            hidden = c if guidance == 1 else u if guidance == 0 else u + guidance * (c - u)
-        else:
-            g = guidance_rows[:, None]
-            hidden = torch.where(g == 1, c, torch.where(g == 0, u, u + g * (c - u)))
-    logits = F.linear(hidden.to(weight.dtype), weight[lo:hi], None if bias is None else bias[lo:hi])
+    dtype, bias = weight.dtype, None if bias is None else bias[lo:hi]
     filters = (temperature, top_k, top_p, min_p, seed, step)
     filter_rows = (temperature_rows, top_k_rows, top_p_rows, min_p_rows, seed_rows, step_rows)
+    second = (then_temperature, then_top_k, then_top_p, then_temperature_rows, then_top_k_rows, then_top_p_rows)
+    uncond = None
+    if seen is not None and seen_counts is not None:
+        logits = F.linear(hidden_cond.to(dtype), weight[lo:hi], bias)
+        logits = penalized(logits, seen, seen_counts, each(logits, "penalty", penalty, penalty_rows), lo)
+        if hidden_uncond is not None:
+            uncond = F.linear(hidden_uncond.to(dtype), weight[lo:hi], bias).float()
+    else:
+        hidden = hidden_cond
+        if hidden_uncond is not None:
+            g = each(hidden_cond, "guidance", guidance, guidance_rows)[:, None]
+            c, u = hidden_cond.float(), hidden_uncond.float()
+            hidden = torch.where(g == 1, c, torch.where(g == 0, u, u + g * (c - u)))
+        logits = F.linear(hidden.to(dtype), weight[lo:hi], bias)
+        guidance, guidance_rows = 1.0, None
     for start, end in _pairs(holes):
         logits[:, start - lo : end - lo] = -torch.inf
-    ids = cfg_sample_reference(logits, None, 1.0, *filters, None, *filter_rows, noise)
+    ids = cfg_sample_reference(logits, uncond, guidance, *filters, guidance_rows, *filter_rows, noise, *second)
     return torch.where(ids < 0, ids, ids + lo)
 
 
@@ -63,8 +88,8 @@ def _check(
     hi: int,
     *others: Any,
 ) -> None:
-    parameters, bias, holes, noise = others[:-3], *others[-3:]
-    name = "cfg_head_sample"
+    name, p = "cfg_head_sample", HeadParameters.of(others)
+    bias, holes = p.bias, p.holes
     if hidden_cond.dim() != 2 or weight.dim() != 2 or hidden_cond.shape[1] != weight.shape[1]:
         shapes = f"{tuple(hidden_cond.shape)} and {tuple(weight.shape)}"
         raise RuntimeError(f"{name}: hidden_cond and weight have shapes {shapes}, they must be [B, H] and [V, H]")
@@ -87,8 +112,24 @@ def _check(
     for start, end in _pairs(holes):
         if not lo <= start <= end <= hi:
             raise RuntimeError(f"{name}: rows {start} to {end} are to be left out of ({lo}, {hi})")
-    check_noise(name, noise)
-    check_rows(name, hidden_cond, tuple(parameters[7:]))
+    check_noise(name, p.noise)
+    check_rows(name, hidden_cond, NAMES, p.per_row)
+    check_rows(name, hidden_cond, ("repetition_penalty",), (p.penalty_rows,))
+    _check_seen(name, hidden_cond, p)
+
+
+def _check_seen(name: str, like: Tensor, p: HeadParameters) -> None:
+    if p.seen is None or p.seen_counts is None:
+        if p.penalty != 1 or p.penalty_rows is not None or p.seen is not p.seen_counts:
+            raise RuntimeError(f"{name}: a repetition penalty needs seen ids and seen_counts; one of them is missing")
+        return
+    rows = like.shape[0]
+    if p.seen.dim() != 2 or p.seen.shape[0] != rows or p.seen_counts.shape != (rows,):
+        shapes = f"{tuple(p.seen.shape)} and {tuple(p.seen_counts.shape)}"
+        raise RuntimeError(f"{name}: seen and seen_counts have shapes {shapes}, they must be [{rows}, S] and [{rows}]")
+    for tensor in (p.seen, p.seen_counts):
+        if tensor.dtype != torch.int64 or tensor.device != like.device:
+            raise RuntimeError(f"{name}: seen is {tensor.dtype} on {tensor.device}, not torch.int64 on {like.device}")
 
 
 def _pairs(flat: list[int] | None) -> list[tuple[int, int]]:
@@ -120,6 +161,12 @@ def cfg_head_sample(
     step: int | Tensor,
     bias: Tensor | None = None,
     noise: str = "inverse",
+    then_temperature: float | Tensor = 1.0,
+    then_top_k: int | Tensor = 0,
+    then_top_p: float | Tensor = 1.0,
+    repetition_penalty: float | Tensor = 1.0,
+    seen: Tensor | None = None,
+    seen_counts: Tensor | None = None,
 ) -> Tensor:
     """Draw one id per row from `weight[lo:hi] @ hidden`, hidden states mixed by guidance in float32 beforehand.
 
@@ -128,6 +175,10 @@ def cfg_head_sample(
     several such ranges, ascending and disjoint; or an integer tensor [B, 2] with one for each row, which is read on the
     host and whose equal ranges share a product (not for compiled code). The parameters, the rule of the draw and the
     bad rows are those of `cfg_sample`; in a race ids are counted from the lowest that may be drawn.
+
+    `repetition_penalty` [B] or a number, above 0, needs `seen` int64 [B, S], the ids of each answer so far, of which
+    the first `seen_counts` int64 [B] count (None: all). Every row is then multiplied branch by branch, which rounds
+    otherwise than mixing first; the module's docstring has the rule. Logits are float32 from there on.
 
     Returns int64 [B], ids of the whole vocabulary, -1 for bad rows.
     """
@@ -139,11 +190,21 @@ def cfg_head_sample(
         "min_p": min_p,
         "seed": seed,
         "step": step,
+        "then_temperature": then_temperature,
+        "then_top_k": then_top_k,
+        "then_top_p": then_top_p,
     }
     numbers, per_row = split("cfg_head_sample", hidden_uncond is not None, values)
+    (penalty,), (penalty_rows,) = split("cfg_head_sample", True, {"repetition_penalty": repetition_penalty})
+    if seen is not None and seen_counts is None:
+        seen_counts = seen.new_full(seen.shape[:1], seen.shape[1])
+    n = len(CHAIN)
     if not isinstance(rows, Tensor):
         lo, hi, holes = _hull(rows)
-        return cfg_head_sample_op(hidden_cond, hidden_uncond, weight, lo, hi, *numbers, *per_row, bias, holes, noise)
+        return cfg_head_sample_op(
+            hidden_cond, hidden_uncond, weight, lo, hi, *numbers[:n], *per_row[:n], bias, holes, noise,
+            *numbers[n:], *per_row[n:], penalty, penalty_rows, seen, seen_counts,
+        )  # fmt: skip
     if rows.dtype.is_floating_point or tuple(rows.shape) != (hidden_cond.shape[0], 2):
         shape = f"[{hidden_cond.shape[0]}, 2]"
         raise RuntimeError(f"cfg_head_sample: rows is {rows.dtype} {tuple(rows.shape)}, it must be integers {shape}")
@@ -153,17 +214,22 @@ def cfg_head_sample(
     ids = hidden_cond.new_empty(hidden_cond.shape[0], dtype=torch.int64)
     for (lo, hi), members in groups.items():
         index = torch.tensor(members, device=hidden_cond.device)
+        mine = [None if r is None else r[index] for r in (*per_row, penalty_rows, seen, seen_counts)]
         ids[index] = cfg_head_sample_op(
             hidden_cond[index],
             None if hidden_uncond is None else hidden_uncond[index],
             weight,
             lo,
             hi,
-            *numbers,
-            *(None if r is None else r[index] for r in per_row),
+            *numbers[:n],
+            *mine[:n],
             bias,
             None,
             noise,
+            *numbers[n:],
+            *mine[n : len(NAMES)],
+            penalty,
+            *mine[len(NAMES) :],
         )
     return ids
 

@@ -1,4 +1,4 @@
-"""Classifier-free guidance, temperature, top-k, top-p, min-p and a draw, in one op over logits.
+"""Classifier-free guidance, temperature, top-k, top-p, a second such chain, min-p and a draw, in one op over logits.
 
 The rule, for one row and in this order (`cfg_sample_reference` is the same in tensors):
 
@@ -12,8 +12,11 @@ The rule, for one row and in this order (`cfg_sample_reference` is the same in t
    exact, so no order of summation, number of threads or kind of machine changes them.
 5. Top-p: a token stays while the mass of the tokens with a larger z is at most top_p of the mass left by top-k. Equals
    stay or go together, and the best always stays. 1 is off.
-6. Min-p: a token stays while w >= min_p, that is while its probability is at least min_p of the largest. 0 is off.
-7. Draw, noise "inverse": with r the first two words of Philox 4x32-10 (key: seed, counter: step) as a 64-bit number and
+6. Second chain, off as a rule: of what is left, the rules 3 to 5 again with numbers of its own. Its temperature
+   multiplies that of 4, and the weights are made anew. (Hugging Face's `generate` so draws again from what a logits
+   processor has filtered; a chain keeps a prefix of the tokens in their order, so one more threshold is all it takes.)
+7. Min-p: a token stays while w >= min_p, that is while its probability is at least min_p of the largest. 0 is off.
+8. Draw, noise "inverse": with r the first two words of Philox 4x32-10 (key: seed, counter: step) as a 64-bit number and
    W the mass left, the answer is the first token, by id, at which the running mass exceeds floor(r * W / 2**64).
    Noise "race": each token i has a number of its own, u = (r // 2**11 + 1) / 2**53 in (0, 1], with r from the counter's
    words (step low, step high, i, 1); the answer is the token with the least -log(u) / w in float64, the lowest id of
@@ -27,8 +30,6 @@ A* Sampling, 2014). That is what guessing ahead needs; `inverse` costs less.
 A bad row, a row without a finite z, and a row whose per-row parameter is out of range answer -1.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -36,17 +37,11 @@ from illume_fast.kernels.cpu import cfg_sample as cpu
 from illume_fast.kernels.cuda import cfg_sample as cuda
 from illume_fast.kernels.triton import declines as declines_triton
 from illume_fast.kernels.triton import lazily
+from illume_fast.ops.cfg_filters import CHAIN, SECOND_CHAIN, check_logits, check_rows, each, split, weights_reference
 from illume_fast.ops.dispatch import Backend, declare
 from illume_fast.ops.philox import philox, scaled
 
-MAX_VOCABULARY = 1 << 21  # so that sums of weights fit in 62 bits
-WEIGHT_SCALE = float(1 << 40)
 NOISES = ("inverse", "race")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-# a parameter is a number, and a tensor that takes its place where it is not None
-_NAMES = ("guidance", "temperature", "top_k", "top_p", "min_p", "seed", "step")
-_ROW_DTYPES = {"top_k": torch.int64, "seed": torch.int64, "step": torch.int64}
 
 
 def cfg_sample_reference(
@@ -67,47 +62,32 @@ def cfg_sample_reference(
     seed_rows: Tensor | None,
     step_rows: Tensor | None,
     noise: str = "inverse",
+    then_temperature: float = 1.0,
+    then_top_k: int = 0,
+    then_top_p: float = 1.0,
+    then_temperature_rows: Tensor | None = None,
+    then_top_k_rows: Tensor | None = None,
+    then_top_p_rows: Tensor | None = None,
 ) -> Tensor:
     """What `cfg_sample` calls, every parameter twice: a number, and per-row values (or None) that replace it."""
     rows, size = cond.shape
     if rows == 0 or size == 0:
         return cond.new_full((rows,), -1, dtype=torch.int64)
-    g, t, p, m = (
-        torch.full((rows,), number, dtype=torch.float32, device=cond.device) if values is None else values
-        for number, values in (
-            (guidance, guidance_rows),
-            (temperature, temperature_rows),
-            (top_p, top_p_rows),
-            (min_p, min_p_rows),
-        )
+    key, counter = each(cond, "seed", seed, seed_rows), each(cond, "step", step, step_rows)
+    mass = weights_reference(
+        cond,
+        uncond,
+        each(cond, "guidance", guidance, guidance_rows),
+        each(cond, "temperature", temperature, temperature_rows),
+        each(cond, "top_k", top_k, top_k_rows),
+        each(cond, "top_p", top_p, top_p_rows),
+        each(cond, "min_p", min_p, min_p_rows),
+        each(cond, "then_temperature", then_temperature, then_temperature_rows),
+        each(cond, "then_top_k", then_top_k, then_top_k_rows),
+        each(cond, "then_top_p", then_top_p, then_top_p_rows),
     )
-    k, key, counter = (
-        torch.full((rows,), number, dtype=torch.int64, device=cond.device) if values is None else values
-        for number, values in ((top_k, top_k_rows), (seed, seed_rows), (step, step_rows))
-    )
-    z, bad = _mixed(cond, uncond, g)
-    best, argmax = z.max(1, keepdim=True)
-    argmax = (z == best).int().argmax(1)
-    bad |= best[:, 0].isinf()
-    bad |= ~(g.isfinite() & t.isfinite() & (t >= 0) & (k >= 0) & (p >= 0) & (p <= 1) & (m >= 0) & (m <= 1))
-
-    ordered, order = z.sort(dim=1, descending=True)
-    kth = ordered.gather(1, torch.where((k <= 0) | (k > size), size, k)[:, None] - 1)
-    inverse = (1 / t).clamp(max=torch.finfo(torch.float32).max)[:, None]
-    w = ((z - best) * inverse).double().exp().nan_to_num(0.0)
-    mass = torch.where(z >= kth, (w * WEIGHT_SCALE).round().long(), 0)
-
-    # mass of the tokens with a strictly larger z: that before the first of its equals, in descending order
-    by_size = mass.gather(1, order)
-    ascending = (-ordered).contiguous()
-    first = torch.searchsorted(ascending, ascending)
-    before = torch.empty_like(mass).scatter_(1, order, (by_size.cumsum(1) - by_size).gather(1, first))
-    limit = (p.double() * mass.sum(1).double()).floor().long()[:, None]
-    stays = ((before <= limit) | (p >= 1)[:, None]) & (mass.double() >= m.double()[:, None] * WEIGHT_SCALE)
-
-    mass = torch.where(stays, mass, 0)
     drawn = _race(mass, key, counter) if noise == "race" else _inverse(mass, key, counter)
-    return torch.where(bad, -1, torch.where(t == 0, argmax, drawn))
+    return torch.where(mass[:, 0] < 0, -1, drawn)
 
 
 def _inverse(mass: Tensor, key: Tensor, counter: Tensor) -> Tensor:
@@ -124,39 +104,11 @@ def _race(mass: Tensor, key: Tensor, counter: Tensor) -> Tensor:
     return (time == time.amin(1, keepdim=True)).int().argmax(1)
 
 
-def _mixed(cond: Tensor, uncond: Tensor | None, guidance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mixed logits, float32, -inf where masked; and which rows are bad, bool."""
-    c = cond.float()
-    if uncond is None:
-        return torch.where(c.isnan(), torch.inf, c), (c.isnan() | (c == torch.inf)).any(1)
-    u, g = uncond.float(), guidance[:, None]
-    c = torch.where(g == 0, u, c)
-    u = torch.where(g == 1, c, u)
-    # in double: the product is exact, so this rounds once, as a fused multiply-add does
-    z = (u.double() + g.double() * (c - u).double()).float()
-    z = torch.where(u == c, c, z)
-    z = torch.where((c == -torch.inf) | (u == -torch.inf), -torch.inf, z)
-    broken = c.isnan() | u.isnan() | (c == torch.inf) | (u == torch.inf) | z.isnan() | (z == torch.inf)
-    return torch.where(broken, torch.inf, z), broken.any(1)
-
-
-def _check(cond: Tensor, uncond: Tensor | None, *others: float | Tensor | str | None) -> None:
-    parameters, noise = others[:-1], others[-1]
-    if cond.dim() != 2:
-        raise RuntimeError(f"cfg_sample: cond has shape {tuple(cond.shape)}, it must be [B, V]")
-    if cond.dtype not in DTYPES:
-        raise RuntimeError(f"cfg_sample: cond is {cond.dtype}, it must be float32, bfloat16 or float16")
-    if cond.shape[1] > MAX_VOCABULARY:
-        raise RuntimeError(f"cfg_sample: {cond.shape[1]} logits a row, at most {MAX_VOCABULARY} are allowed")
-    if uncond is not None:
-        if uncond.shape != cond.shape:
-            raise RuntimeError(f"cfg_sample: shapes {tuple(cond.shape)} and {tuple(uncond.shape)} differ")
-        if uncond.dtype != cond.dtype:
-            raise RuntimeError(f"cfg_sample: dtypes {cond.dtype} and {uncond.dtype} differ")
-        if uncond.device != cond.device:
-            raise RuntimeError(f"cfg_sample: devices {cond.device} and {uncond.device} differ")
-    check_noise("cfg_sample", noise)
-    check_rows("cfg_sample", cond, parameters[len(_NAMES) :])
+def _check(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | str | None) -> None:
+    check_logits("cfg_sample", cond, uncond)
+    check_noise("cfg_sample", parameters[14])
+    check_rows("cfg_sample", cond, CHAIN, parameters[7:14])
+    check_rows("cfg_sample", cond, SECOND_CHAIN, parameters[18:])
 
 
 def check_noise(op: str, noise: object) -> None:
@@ -165,21 +117,12 @@ def check_noise(op: str, noise: object) -> None:
         raise RuntimeError(f"{op}: noise is {noise!r}, it must be one of {', '.join(NOISES)}")
 
 
-def check_rows(op: str, like: Tensor, rows: tuple[float | Tensor | str | None, ...]) -> None:
-    """Raise unless every tensor of `rows`, per-row parameters in the order of the op, fits `like` [B, ...]."""
-    for name, values in zip(_NAMES, rows, strict=True):
-        if values is None or not isinstance(values, Tensor):
-            continue
-        if values.shape != like.shape[:1]:
-            raise RuntimeError(f"{op}: {name} has shape {tuple(values.shape)}, it must be [{like.shape[0]}]")
-        if values.dtype != _ROW_DTYPES.get(name, torch.float32):
-            raise RuntimeError(f"{op}: {name} is {values.dtype}, not {_ROW_DTYPES.get(name, torch.float32)}")
-        if values.device != like.device:
-            raise RuntimeError(f"{op}: devices {like.device} and {values.device} ({name}) differ")
-
-
-def _declines_triton(cond: Tensor, *rest: object) -> str | None:
-    return "noise 'race' has no Triton kernel" if rest[-1] == "race" else declines_triton(cond)
+def _declines_triton(cond: Tensor, uncond: Tensor | None, *parameters: object) -> str | None:
+    if parameters[14:15] == ("race",):
+        return "noise 'race' has no Triton kernel"
+    if parameters[15:] and (parameters[15:18] != (1.0, 0, 1.0) or any(r is not None for r in parameters[18:])):
+        return "a second chain has no Triton kernel"
+    return declines_triton(cond)
 
 
 cfg_sample_op = declare(
@@ -191,54 +134,6 @@ cfg_sample_op = declare(
     check=_check,
     fake=lambda cond, *rest: cond.new_empty(cond.shape[0], dtype=torch.int64),
 )
-
-
-def split(
-    op: str, guided: bool, values: dict[str, float | Tensor]
-) -> tuple[tuple[float, ...], tuple[Tensor | None, ...]]:
-    """Numbers, and tensors or None, in the order of the op; raises ValueError naming a number out of range."""
-    numbers: list[float] = []
-    rows: list[Tensor | None] = []
-    for name in _NAMES:
-        value = values[name]
-        if isinstance(value, Tensor):
-            numbers.append(0)
-            rows.append(_row_values(op, name, value))
-        else:
-            numbers.append(_number(op, name, value))
-            rows.append(None)
-    if not guided and (rows[0] is not None or numbers[0] != 1):
-        raise ValueError(f"{op}: guidance {values['guidance']} needs the unconditional branch; without it give 1.0")
-    return tuple(numbers), tuple(rows)
-
-
-def _row_values(op: str, name: str, value: Tensor) -> Tensor:
-    dtype = _ROW_DTYPES.get(name, torch.float32)
-    if value.dtype == dtype:
-        return value
-    if dtype == torch.int64:
-        if value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool:
-            raise TypeError(f"{op}: {name} is {value.dtype}, it must be an integer tensor")
-        return value.view(torch.int64) if value.dtype == torch.uint64 else value.to(torch.int64)
-    return value.to(dtype)
-
-
-def _number(op: str, name: str, value: float) -> float:
-    if name in ("seed", "step"):
-        if not -(1 << 63) <= value < 1 << 64:
-            raise ValueError(f"{op}: {name} must fit in 64 bits, got {value}")
-        return int(value) if value < 1 << 63 else int(value) - (1 << 64)
-    if name == "top_k":
-        if value < 0:
-            raise ValueError(f"{op}: top_k must be 0 (off) or positive, got {value}")
-        return min(int(value), MAX_VOCABULARY)
-    if name in ("top_p", "min_p"):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{op}: {name} must lie in [0, 1], got {value}")
-    elif not math.isfinite(value) or (name == "temperature" and value < 0):
-        allowed = "0 (greedy) or finite and positive" if name == "temperature" else "finite"
-        raise ValueError(f"{op}: {name} must be {allowed}, got {value}")
-    return float(value)
 
 
 def cfg_sample(
@@ -253,14 +148,19 @@ def cfg_sample(
     seed: int | Tensor,
     step: int | Tensor,
     noise: str = "inverse",
+    then_temperature: float | Tensor = 1.0,
+    then_top_k: int | Tensor = 0,
+    then_top_p: float | Tensor = 1.0,
 ) -> Tensor:
     """Mix two branches of logits by classifier-free guidance, filter, and draw one id per row.
 
     `cond` and `uncond` are [B, V] in float32, bfloat16 or float16, any strides; `uncond` None needs guidance 1. Each
     parameter is a number or a tensor [B]: guidance finite; temperature >= 0, 0 being argmax; top_k >= 0, 0 being off;
-    top_p and min_p in [0, 1]; seed and step any 64-bit integers. The module's docstring gives the exact rule. A row's
-    draw depends on its logits, parameters, seed and step alone, never on its place or company. `noise` ("inverse" or
-    "race") says what is random about it: neither changes the distribution, both change what is drawn.
+    top_p and min_p in [0, 1]; seed and step any 64-bit integers. `then_temperature`, above 0, `then_top_k` and
+    `then_top_p` are a second chain, which filters what the first one left; 1, 0 and 1 turn it off. The module's
+    docstring gives the exact rule. A row's draw depends on its logits, parameters, seed and step alone, never on its
+    place or company. `noise` ("inverse" or "race") says what is random about it: neither changes the distribution,
+    both change what is drawn.
 
     Returns int64 [B]; -1 for rows with NaN, +inf or no finite logit, or with a parameter out of range in a tensor. A
     number out of range raises ValueError.
@@ -276,6 +176,9 @@ def cfg_sample(
             "min_p": min_p,
             "seed": seed,
             "step": step,
+            "then_temperature": then_temperature,
+            "then_top_k": then_top_k,
+            "then_top_p": then_top_p,
         },
     )
-    return cfg_sample_op(cond, uncond, *numbers, *rows, noise)
+    return cfg_sample_op(cond, uncond, *numbers[:7], *rows[:7], noise, *numbers[7:], *rows[7:])

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from illume_fast.data.errors import InputError
+from illume_fast.data.text_tokenizer import tokenizer_json
 from illume_fast.model.checkpoint import load_checkpoint, save_checkpoint
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.tensor_files import read_json, staging
@@ -71,7 +72,7 @@ def main(config: PublishConfig) -> None:
     # the folder that was judged is no more once this one is there
     reports = [_of(read_json(path), config.out.name) for path in config.scores]
     parts = (loaded.model, vision)
-    tokenizer = loaded.tokenizer.read_text(encoding="utf-8")
+    tokenizer = tokenizer_json(loaded.tokenizer)
     save_checkpoint(config.out, settings, *parts, tokenizer, torch.bfloat16, MAX_FILE_BYTES)
     parameters = sum(p.numel() for part in parts for p in part.parameters()) / 1e6
     rows = "\n".join(_row(report) for report in reports)

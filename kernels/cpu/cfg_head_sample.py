@@ -1,10 +1,13 @@
 """Guidance on hidden states, the legal rows of the head, and the draw, on the CPU; see `illume_fast.ops`."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from illume_fast.kernels import native
 from illume_fast.kernels.cpu import cfg_sample, linear
+from illume_fast.kernels.sampling import HeadParameters, in_rows
 
 
 def declines(hidden_cond: Tensor, hidden_uncond: Tensor | None, weight: Tensor, *rest: object) -> str | None:
@@ -12,33 +15,59 @@ def declines(hidden_cond: Tensor, hidden_uncond: Tensor | None, weight: Tensor, 
 
 
 def run(
-    hidden_cond: Tensor,
-    hidden_uncond: Tensor | None,
-    weight: Tensor,
-    lo: int,
-    hi: int,
-    guidance: float,
-    *parameters: float | Tensor | list[int] | str | None,
+    hidden_cond: Tensor, hidden_uncond: Tensor | None, weight: Tensor, lo: int, hi: int, *parameters: Any
 ) -> Tensor:
-    filters, guidance_rows, filter_rows = parameters[:6], parameters[6], parameters[7:13]
-    bias, holes, noise = parameters[13:]
-    if isinstance(bias, Tensor):
-        bias = bias[lo:hi]
-    if hidden_uncond is None:
-        hidden = hidden_cond.to(weight.dtype)
-    else:
-        hidden = _mixed(hidden_cond, hidden_uncond, weight.dtype, guidance, guidance_rows)
-    logits = linear.run(hidden, weight[lo:hi], bias)
+    p = HeadParameters.of(parameters)
+    weight, bias = weight[lo:hi], None if p.bias is None else p.bias[lo:hi]
+    if p.seen is not None:
+        cond = _logits(hidden_cond.to(weight.dtype), weight, bias, lo, p.holes)
+        cond = _penalized(cond, p, lo)
+        uncond = None
+        if hidden_uncond is not None:
+            uncond = linear.run(hidden_uncond.to(weight.dtype), weight, bias)
+            uncond = uncond if uncond.dtype == torch.float32 else _mixed(uncond, uncond, torch.float32, 1.0, None)
+        return cfg_sample.sample(cond, uncond, lo, p.numbers, p.per_row, p.noise)
+    hidden = hidden_cond.to(weight.dtype)
+    if hidden_uncond is not None:
+        hidden = _mixed(hidden_cond, hidden_uncond, weight.dtype, p.numbers[0], p.per_row[0])
+    logits = _logits(hidden, weight, bias, lo, p.holes)
+    return cfg_sample.sample(logits, None, lo, (1.0, *p.numbers[1:]), (None, *p.per_row[1:]), p.noise)
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, lo: int, holes: list[int] | None) -> Tensor:
+    logits = linear.run(hidden, weight, bias)
     if holes:
         code, (rows, size) = native.DTYPE_CODES[logits.dtype], logits.shape
         native._C.mask_columns(code, logits.data_ptr(), rows, size, [column - lo for column in holes])
-    return cfg_sample.sample(logits, None, lo, (1.0, *filters), (None, *filter_rows), noise)
+    return logits
 
 
-def _mixed(cond: Tensor, uncond: Tensor, dtype: torch.dtype, guidance: float, guidance_rows: object) -> Tensor:
+def _penalized(logits: Tensor, p: HeadParameters, lo: int) -> Tensor:
+    out = torch.empty(logits.shape, dtype=torch.float32)
+    penalties, seen, counts = _whole(p.penalty_rows), in_rows(p.seen), _whole(p.seen_counts)
+    native._C.repetition_penalty(
+        native.DTYPE_CODES[logits.dtype],
+        logits.data_ptr(),
+        out.data_ptr(),
+        *logits.shape,
+        lo,
+        seen.data_ptr(),
+        seen.stride(0),
+        counts.data_ptr(),
+        p.penalty,
+        0 if penalties is None else penalties.data_ptr(),
+    )
+    return out
+
+
+def _whole(values: Tensor | None) -> Any:
+    return None if values is None else values.contiguous()
+
+
+def _mixed(cond: Tensor, uncond: Tensor, dtype: torch.dtype, guidance: float, guidance_rows: Tensor | None) -> Tensor:
     out = torch.empty(cond.shape, dtype=dtype)
-    cond, uncond = (t if t.stride(1) == 1 else t.contiguous() for t in (cond, uncond))
-    values = guidance_rows.contiguous() if isinstance(guidance_rows, Tensor) else None
+    cond, uncond = in_rows(cond), in_rows(uncond)
+    values = _whole(guidance_rows)
     native._C.cfg_mix(
         native.DTYPE_CODES[cond.dtype],
         cond.data_ptr(),

@@ -10,7 +10,7 @@ import pytest
 from illume_fast.commands.train import STAGES
 
 
-@pytest.mark.parametrize("command", ["generate", "edit", "chat", "evaluate", "info", "train"])
+@pytest.mark.parametrize("command", ["generate", "edit", "chat", "evaluate", "convert", "info", "train"])
 def test_every_command_is_listed_and_has_help(cli, command):
     assert command in cli("--help").out
     shown = cli(command, "--help")

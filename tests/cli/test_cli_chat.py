@@ -122,6 +122,9 @@ def test_bad_conversations(chat, tmp_path, line, reason):
         (["a", "--seed", "-1"], "--seed must be from 0"),
         (["a", "--size", "big", "--out", "x"], "--size: size 'big' is not HEIGHTxWIDTH"),
         (["a", "--size", "48x48", "--out", "x"], "size 48x48 is not supported; allowed are 64x64, 32x64"),
+        (["a", "--decoder", "pixel"], "--decoder and --diffusion options are about pictures; give --out DIR"),
+        (["a", "--diffusion-steps", "0", "--out", "x"], "--diffusion-steps must be from 1 to 1000, got 0"),
+        (["a", "--diffusion-steps", "9", "--out", "x"], "--diffusion-steps: the pictures of model"),
         (["--turns", "gone.jsonl"], "gone.jsonl: cannot be read: No such file"),
     ],
 )

@@ -182,3 +182,17 @@ def test_info_prints_versions_and_backends(cli):
     assert shown.code == 0
     assert "torch" in shown.out
     assert "cpu" in shown.out
+
+
+def test_every_row_at_several_sizes(cli, tiny_model, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "red apple"}\n{"prompt": "blue heart", "size": "32x64"}\n')
+    for size, out in (("all", tmp_path / "all"), ("32x64,64x64", tmp_path / "list")):
+        shown = cli("generate", tmp_path / "p.jsonl", "--model", tiny_model, "--out", out, "--size", size)
+        assert shown.code == 0, shown.err
+        sizes = {path.name: Image.open(path).size for path in (out / "images").iterdir()}
+        assert sizes == {"0000_64x64_0.png": (64, 64), "0000_32x64_0.png": (64, 32), "0001_0.png": (64, 32)}
+    again = cli("generate", tmp_path / "p.jsonl", "--model", tiny_model, "--out", tmp_path / "all", "--size", "all")
+    assert "3 of 3 pictures are already in" in again.err
+    for size, reason in (("64x64,48x48", "--size: size 48x48 is not supported"), ("64x64,big", "--size: size 'big'")):
+        refused = cli("generate", "red apple", "--model", tiny_model, "--out", tmp_path / "bad", "--size", size)
+        assert (refused.code, reason in refused.err) == (2, True), refused

@@ -90,6 +90,8 @@ def test_a_contact_sheet_shows_every_picture_once(tmp_path):
 def test_a_contact_sheet_keeps_proportions_and_needs_a_picture():
     page = np.asarray(contact_sheet([("wide", [Image.new("RGB", (20, 10), (1, 2, 3))]), ("none", [])], 50))
     assert (page == (1, 2, 3)).all(axis=-1).sum() == 100 * 50
+    line = np.asarray(contact_sheet([("a line", [Image.new("RGB", (30_000, 10), (1, 2, 3))])], 50))
+    assert (line == (1, 2, 3)).all(axis=-1).sum() == 200 * 1
     with pytest.raises(ValueError, match="at least one picture"):
         contact_sheet([("none", [])])
 

@@ -3,6 +3,9 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from official_folder import split_tokenizer
 
 from illume_fast.data.errors import InputError
 from illume_fast.data.text_tokenizer import SPECIALS, TextTokenizer
@@ -76,4 +79,36 @@ def test_a_tokenizer_without_control_tokens(trained, tmp_path):
     values["added_tokens"] = [t for t in values["added_tokens"] if t["content"] != "<|im_end|>"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match=r"the tokenizer lacks <\|im_end\|>"):
+        TextTokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+@given(text=st.text(max_size=60))
+def test_older_files_of_a_published_tokenizer(golden, tmp_path, text):
+    """Built from vocab.json, merges.txt and added_tokens.json, it gives the ids of the recorded tokenizer.json."""
+    path = golden("mllm_tiny") / "tokenizer.json"
+    if not (tmp_path / "vocab.json").exists():
+        split_tokenizer(path.read_text(encoding="utf-8"), tmp_path)
+    whole, older = (TextTokenizer.from_file(p, 319) for p in (path, tmp_path / "vocab.json"))
+    assert older.encode(text) == whole.encode(text)
+    assert older.decode(older.encode(text)) == whole.decode(whole.encode(text))
+
+
+@pytest.mark.parametrize("name", ["merges.txt", "added_tokens.json"])
+def test_damaged_older_files(trained, tmp_path, name):
+    split_tokenizer(trained.to_json(), tmp_path)
+    assert TextTokenizer.from_file(tmp_path / "vocab.json").size == trained.size
+    (tmp_path / name).write_text("[", encoding="utf-8")
+    with pytest.raises(InputError, match=r"vocab\.json: "):
+        TextTokenizer.from_file(tmp_path / "vocab.json")
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=r"vocab\.json: "):
+        TextTokenizer.from_file(tmp_path / "vocab.json")
+
+
+def test_an_id_that_cannot_be(trained, tmp_path):
+    """Added tokens follow each other; a gap would give all that come after it another id."""
+    values = json.loads(trained.to_json())
+    values["added_tokens"][-1]["id"] += 5
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(InputError, match=r"added token <\|im_end\|> cannot have the id"):
         TextTokenizer.from_file(tmp_path / "tokenizer.json")

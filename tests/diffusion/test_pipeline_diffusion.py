@@ -12,7 +12,7 @@ from tiny_diffusion import save, tiny_unet
 from illume_fast.cli import main
 from illume_fast.data.errors import InputError
 from illume_fast.decoding import DecodingQueue, PictureDecoder
-from illume_fast.diffusion import DiffusionPictures, DiffusionSettings
+from illume_fast.diffusion import DiffusionPictures, DiffusionSettings, SdxlPictures
 from illume_fast.engine import EngineConfig, RequestError
 from illume_fast.jobs.batch import generate_batch
 from illume_fast.model.tensor_files import CheckpointError
@@ -53,7 +53,7 @@ def test_pictures_have_twice_the_size_and_are_those_of_their_codes_and_seeds(pip
     for one in done:
         assert torch.equal(one.pixels, pipe.decode([one.codes], [one.seed])[0])
     assert not torch.equal(pipe.decode([done[0].codes], [1]), pipe.decode([done[0].codes], [2]))
-    maps = pipe.pictures.code_maps([done[0].codes])
+    maps = pipe.pictures.conditions([done[0].codes])
     alone = pipe.pictures.decoder(maps, num_inference_steps=2, guidance_scale=1.5, seed=done[0].seed)
     assert torch.equal(alone[0], done[0].pixels)
 
@@ -73,7 +73,7 @@ def test_codes_alone_are_not_decoded(pipe, lacking, monkeypatch):
 
 
 def test_decoding_goes_on_between_steps_of_the_engine(pipe):
-    pictures = DiffusionPictures(pipe.checkpoint.vision_tokenizer, pipe.pictures.decoder, DiffusionSettings(4, 1.0))
+    pictures = SdxlPictures(pipe.checkpoint.vision_tokenizer, pipe.pictures.decoder, DiffusionSettings(4, 1.0))
     one = IllumePipeline(pipe.checkpoint, EngineConfig(max_batch=1, cache_tokens=8192), pictures)
     unet, at, steps = pipe.pictures.decoder.unet, [], []
     hook = unet.register_forward_pre_hook(lambda module, given: at.append(len(steps)))
@@ -86,14 +86,14 @@ def test_decoding_goes_on_between_steps_of_the_engine(pipe):
 
 
 def test_a_picture_that_fails_fails_alone(pipe, monkeypatch):
-    maps = pipe.pictures.code_maps
+    maps = pipe.pictures.conditions
     made = []
 
     def poisoned(codes):
         made.append(len(codes))
         return maps(codes) * (float("nan") if len(made) == 2 else 1)
 
-    monkeypatch.setattr(pipe.pictures, "code_maps", poisoned)
+    monkeypatch.setattr(pipe.pictures, "conditions", poisoned)
     done = list(pipe.generate_stream([Draw(prompt="a red heart", seed=s, id=str(s)) for s in (1, 2, 3)]))
     assert [d.pixels is not None for d in done] == [True, False, True]
     assert isinstance(done[1].error, RequestError)
@@ -107,20 +107,20 @@ def test_of_a_group_that_fails_the_good_ones_are_made(model, decoder):
     pictures = pipe.pictures
     pictures.decoder._together = 2
     codes = pipe("a red heart", seed=1, output_type="codes", num_images_per_prompt=2).images
-    maps, bad = pictures.code_maps, codes[1]
+    maps, bad = pictures.conditions, codes[1]
 
     def poisoned(given):
         found = maps(given)
         found[[c is bad for c in given]] = float("nan")
         return found
 
-    pictures.code_maps = poisoned
+    pictures.conditions = poisoned
     queue = DecodingQueue(pictures)
     done = {d.key: d for number, c in enumerate(codes) for d in queue.add(number, c, 7)}
     done |= {d.key: d for d in queue.flush()}
     assert done[0].error is None
     assert "not finite" in str(done[1].error)
-    pictures.code_maps = maps
+    pictures.conditions = maps
     assert torch.equal(done[0].pixels, pipe.decode(codes[:1], [7])[0])
 
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_s_own_diffusion_decoder(lacking, decoder, tmp_path):
 def test_decoders_that_do_not_fit(model, decoder, tmp_path):
     with pytest.raises(CheckpointError, match="decoder 'nowhere': there is no folder nowhere"):
         load(model, decoder="nowhere")
-    with pytest.raises(CheckpointError, match="does not fit this model, which draws 64x64 with a code for 8 pixels"):
+    with pytest.raises(CheckpointError, match="does not fit the model, which draws 64x64 with a code for 8 pixels"):
         load("demo", decoder=decoder)
     with pytest.raises(CheckpointError, match="in_channels is 16; expected 68"):
         load(model, decoder=save(tmp_path, tiny_unet()))

@@ -6,7 +6,9 @@ from safetensors.torch import save_file
 from tiny_diffusion import save, tiny_sd_unet
 
 from illume_fast.data.errors import InputError
-from illume_fast.diffusion import SdDecoder
+from illume_fast.data.sequence import ImageCodes
+from illume_fast.decoding import decode_pictures
+from illume_fast.diffusion import DiffusionSettings, SdDecoder, SdPictures
 from illume_fast.diffusion.folder import WEIGHTS
 from illume_fast.model.tensor_files import CheckpointError
 
@@ -119,3 +121,26 @@ def test_a_projection_to_another_width(conditioned):
 def test_unets_of_another_kind(tmp_path, change, match):
     with pytest.raises(CheckpointError, match=match):
         SdDecoder.from_pretrained(save(tmp_path, tiny_sd_unet(**change)))
+
+
+class Features(torch.nn.Module):
+    """Codes to features as a semantic tokenizer turns them."""
+
+    def __init__(self):
+        super().__init__()
+        self.book = torch.nn.Embedding(9, WIDTH)
+
+    def decode_features(self, ids):
+        return self.book(ids).flatten(1, 2)
+
+
+def test_pictures_of_codes(folder):
+    decoder, tokenizer = SdDecoder.from_pretrained(folder, pictures_together=2), Features()
+    pictures = SdPictures(tokenizer, decoder, DiffusionSettings(2))
+    ids = torch.randint(0, 9, (2, 16, 16))
+    codes = [ImageCodes(512, 512, (one,)) for one in ids]
+    assert pictures.together((512, 512)) == 2
+    pixels = decode_pictures(pictures, codes, [4, 5])
+    assert torch.equal(pixels, decoder(tokenizer.decode_features(ids).detach(), seed=[4, 5], **STEPS))
+    with pytest.raises(CheckpointError, match="loaded without the vision tokenizer that makes features"):
+        decode_pictures(SdPictures(None, decoder), codes, [4, 5])

@@ -5,7 +5,7 @@ import torch
 from golden_vision import dual_vitok_config, read_case, read_weights
 
 from illume_fast.data.sequence import ImageCodes
-from illume_fast.diffusion import DiffusionPictures, DiffusionSettings, SdxlDecoder
+from illume_fast.diffusion import DiffusionSettings, SdxlDecoder, SdxlPictures
 from illume_fast.model.dual_vitok import DualViTok
 
 STEPS = 4
@@ -40,7 +40,7 @@ def pictures(decoder, golden):
     folder = golden("dualvitok_tiny")
     tokenizer = DualViTok(dual_vitok_config(read_case(folder)[0]["vq_model"]["config"])).eval()
     tokenizer.load_state_dict(read_weights(folder), strict=True)
-    return DiffusionPictures(tokenizer, decoder, DiffusionSettings(steps=1))
+    return SdxlPictures(tokenizer, decoder, DiffusionSettings(steps=1))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def close(actual, expected, **tolerance):
 
 
 def test_code_map(pictures, codes, case):
-    close(pictures.code_maps([codes]), case[2]["vq_embeds"], rtol=1e-5, atol=1e-5)
+    close(pictures.conditions([codes]), case[2]["vq_embeds"], rtol=1e-5, atol=1e-5)
 
 
 def test_first_step_and_picture(decoder, case):

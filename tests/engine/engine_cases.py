@@ -13,6 +13,7 @@ from illume_fast.engine import (
     Result,
     SamplingParams,
     SamplingSet,
+    SecondChain,
     Segment,
     Site,
     sample_seed,
@@ -107,6 +108,8 @@ def drawn_plainly(model: CausalLM, request: Request, sample: int = 0, noise: str
         conditional, unconditional = (
             logits[:, where.lo : where.hi].masked_fill(illegal, -torch.inf) for logits in (conditional, unconditional)
         )
+        conditional = penalized(conditional, sampling.repetition_penalty, ids, where.lo)
+        then = sampling.then or SecondChain()
         drawn = cfg_sample(
             conditional,
             unconditional if guided else None,
@@ -118,6 +121,9 @@ def drawn_plainly(model: CausalLM, request: Request, sample: int = 0, noise: str
             seed=sample_seed(request.seed, sample),
             step=step,
             noise=noise,
+            then_temperature=then.temperature,
+            then_top_k=then.top_k,
+            then_top_p=then.top_p,
         )
         ids.append(where.lo + int(drawn))
         if ids[-1] in plan.stop_ids:
@@ -125,6 +131,12 @@ def drawn_plainly(model: CausalLM, request: Request, sample: int = 0, noise: str
         if ids[-1] in plan.inserts:
             plan = plan.with_insert(step, ids[-1])
     return ids
+
+
+def penalized(logits: Tensor, penalty: float, ids: list[int], lo: int) -> Tensor:
+    """Logits [1, n] of ids from `lo` on, those among `ids` divided by the penalty, or multiplied where negative."""
+    known = torch.tensor([i in ids for i in range(lo, lo + logits.shape[1])])
+    return torch.where(known, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def _last_logits(model: CausalLM, prompt: tuple[Segment, ...], answer: list[int]) -> Tensor:

@@ -2,12 +2,14 @@
 
 import ast
 import importlib.util
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import ROOT
 
 from illume_fast.data.errors import InputError
 from illume_fast.integrations.lmms_eval.arguments import Arguments
@@ -90,6 +92,13 @@ def test_every_argument_of_illume_plus_is_taken():
         if isinstance(node, ast.FunctionDef) and node.name == "__init__"
     ]
     assert {arg.arg for arg in theirs.args.args} - {"self"} <= {field.name for field in fields(Arguments)}
+
+
+def test_the_entry_point_of_the_package_is_there():
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (value,) = package["project"]["entry-points"]["lmms_eval.models"].values()
+    module, name = value.split(":")
+    assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_sampling_is_what_transformers_makes_of_it():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -10,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support import ROOT, on_threads
 from tiny_pipeline import tiny_pipeline
 
 from illume_fast.data.errors import InputError
 from illume_fast.integrations.lmms_eval.questions import seed_of
-from illume_fast.model.checkpoint import DEMO
+from illume_fast.model.checkpoint import DEMO, CheckpointError
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed; docs/evaluation.md says how")
+PUBLISHED = ("config.json", "tokenizer.json")
 EXAMPLES = ROOT / "examples" / "lmms_eval"
 
 
@@ -90,6 +93,15 @@ def test_model_args_arrive_as_lmms_eval_parses_them(model, tmp_path):
     assert (made.batch_size, made.rank, made.world_size, str(made.device)) == (3, 0, 1, "cpu")
     with pytest.raises(InputError, match="unknown padding"):
         IllumeFast.create_from_arg_string("padding=1", {})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_devices_that_are_not_there_are_refused(model):
+    from illume_fast.integrations.lmms_eval.model import IllumeFast
+
+    for device, message in (("cuda", "no GPU; allowed is cpu"), ("nonsense", "device nonsense")):
+        with pytest.raises(InputError, match=message):
+            IllumeFast(device=device)
 
 
 def test_requests_are_answered_as_the_pipeline_answers(model):
@@ -174,6 +186,21 @@ def test_it_lets_go_of_the_model(model):
     made = model()
     made.clean()
     assert not hasattr(made, "pipeline")
+
+
+def test_a_published_folder_answers_and_says_what_it_lacks_to_draw(golden, tmp_path):
+    from illume_fast.integrations.lmms_eval.model import IllumeFast
+
+    folder = golden("mllm_tiny")
+    for name, as_published in (("weights.safetensors", "model.safetensors"), *[(n, n) for n in PUBLISHED]):
+        shutil.copyfile(folder / name, tmp_path / as_published)
+    made = IllumeFast(pretrained=str(tmp_path), device="cpu", batch_size=2)
+    made.task_dict = {"task": {"test": DOCUMENTS}}
+    found = made.generate_until([until(0, {"max_new_tokens": 49_152}), until(1)])
+    assert found[0]
+    assert found[1] == made.pipeline.chat(DOCUMENTS[1]["words"], DOCUMENTS[1]["image"], max_new_tokens=6)
+    with pytest.raises(CheckpointError, match="give decoder=FOLDER"):
+        made.generate_until([until(0, words="[GEN_PROMPT]a dog[/GEN_PROMPT][QUESTION]what is this[/QUESTION]")])
 
 
 @pytest.mark.slow

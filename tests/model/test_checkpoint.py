@@ -99,6 +99,12 @@ def test_saving_again_leaves_nothing_behind(tmp_path):
     assert torch.equal(load_checkpoint(tmp_path).model.head_weight, model.head_weight)
 
 
+def test_files_are_as_open_to_others_as_any(tmp_path):
+    save_tiny(tmp_path / "model")
+    (tmp_path / "any").touch()
+    assert {path.stat().st_mode for path in (tmp_path / "model").iterdir()} == {(tmp_path / "any").stat().st_mode}
+
+
 def test_equal_weights_give_equal_files(tmp_path):
     save_tiny(tmp_path / "a")
     save_tiny(tmp_path / "b")

@@ -19,7 +19,7 @@ from official_folder import (
 )
 from safetensors.torch import load_file, save_file
 
-from illume_fast.data.text_tokenizer import TextTokenizer
+from illume_fast.data.text_tokenizer import TextTokenizer, tokenizer_json
 from illume_fast.model.checkpoint import CheckpointError, load_checkpoint, read_config, save_checkpoint
 from illume_fast.model.generation_config import CheckpointConfig
 from illume_fast.model.official_tokenizer import tokenizer_sizes
@@ -76,8 +76,7 @@ def test_other_weights_have_another_fingerprint(official, folder):
 
 def test_saved_again_it_is_ours(official, tmp_path):
     loaded = load_checkpoint(official, None)
-    text = TextTokenizer.from_file(loaded.tokenizer, loaded.config.model.vocab.text_size)
-    save_checkpoint(tmp_path / "ours", loaded.config, loaded.model, None, text.to_json())
+    save_checkpoint(tmp_path / "ours", loaded.config, loaded.model, None, tokenizer_json(loaded.tokenizer))
     again = load_checkpoint(tmp_path / "ours", None)
     state, weights = again.model.state_dict(), stored(official)
     assert all(
@@ -142,7 +141,7 @@ def test_sizes_that_a_config_does_not_say_are_the_published(folder):
         ({"rope_scaling": {"type": "yarn"}}, "rope type 'yarn' is not supported"),
         ({"vocab_size": None}, "expected whole numbers, got vocab_size None"),
         ({"vocab_size": 10}, "do not fit into"),
-        ({"model_type": "illume"}, "model_type 'illume' is not supported, only 'illume_qwen2'"),
+        ({"model_type": "illume"}, "model_type 'illume' is not supported; allowed are 'illume_fast', 'illume_qwen2'"),
     ],
 )
 def test_what_a_config_contradicts(folder, changes, message):
@@ -204,7 +203,7 @@ def test_a_tokenizer_of_another_layout(folder, change, message):
         load_checkpoint(folder)
 
 
-def test_older_tokenizer_files(folder):
+def test_older_tokenizer_files(folder, tmp_path):
     texts = [*WORDS, "naïve café 🙂", "<|im_end|> <height_64><|image_level0_3|>", "12  34\n\n\tend", "don't"]
     whole = load_checkpoint(folder)
     size = whole.config.model.vocab.text_size
@@ -219,6 +218,9 @@ def test_older_tokenizer_files(folder):
         assert one.encode(text) == other.encode(text)
         assert one.decode(one.encode(text)) == text
         assert max(one.encode(text)) < one.pad
+    (tmp_path / "tokenizer.json").write_text(tokenizer_json(older.tokenizer), encoding="utf-8")
+    again = TextTokenizer.from_file(tmp_path / "tokenizer.json")
+    assert again.encode("<height_64>") == [older.config.model.vocab.height_tag(64)]
     (folder / "merges.txt").unlink()
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json, nor vocab\.json, merges\.txt, added_tokens\.json"):
         load_checkpoint(folder)
@@ -241,3 +243,45 @@ def test_a_bad_repetition_penalty(folder, penalty):
 def test_without_a_generation_config(folder):
     (folder / "generation_config.json").unlink()
     assert load_checkpoint(folder).config.generation.repetition_penalty == 1.0
+
+
+def add_to_first_shard(folder: Path, **tensors: torch.Tensor) -> None:
+    """Store more tensors, known to the index."""
+    path, index = min(folder.glob("model-*.safetensors")), folder / "model.safetensors.index.json"
+    save_file({**load_file(path), **tensors}, path)
+    values = json.loads(index.read_text())
+    values["weight_map"].update(dict.fromkeys(tensors, path.name))
+    index.write_text(json.dumps(values))
+
+
+def test_a_tied_head_and_rotary_tables_may_be_stored(folder):
+    """Hugging Face writes a tied head or not, and older versions wrote rotary tables."""
+    before = load_checkpoint(folder, None)
+    embedding = before.model.head_weight.detach().clone()
+    table = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    add_to_first_shard(folder, **{"lm_head.weight": embedding}, **table)
+    loaded = load_checkpoint(folder, None)
+    assert loaded.model.state_dict().keys() == before.model.state_dict().keys()
+    assert loaded.model.lm_head is None
+    add_to_first_shard(folder, **{"lm_head.weight": embedding + 1})
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from model\.embed_tokens\.weight"):
+        load_checkpoint(folder)
+
+
+def test_an_untied_head_must_be_stored(folder):
+    change_config(folder, tie_word_embeddings=False)
+    with pytest.raises(CheckpointError, match=r"missing lm_head\.weight \[\d+, 32\]"):
+        load_checkpoint(folder)
+
+
+def test_weights_that_are_not_the_configs(folder):
+    add_to_first_shard(folder, odd=torch.zeros(2))
+    change_config(folder, intermediate_size=40)
+    with pytest.raises(CheckpointError, match=r"unknown odd; wrong shape model\.layers\.0\.mlp\."):
+        load_checkpoint(folder)
+
+
+def test_embeddings_that_are_too_few(folder):
+    change_config(folder, vocab_size=json.loads((folder / "config.json").read_text())["vocab_size"] + 1)
+    with pytest.raises(CheckpointError, match=r"wrong shape model\.embed_tokens\.weight"):
+        load_checkpoint(folder)

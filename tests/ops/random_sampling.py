@@ -6,7 +6,7 @@ from random_tolerance import EPS, LARGE, TINY, exact
 from sampling_oracle import mixed, survivors
 from support import DEVICE
 
-from illume_fast.ops import cfg_head_sample, cfg_sample
+from illume_fast.ops import cfg_head_sample, cfg_probabilities, cfg_sample
 from illume_fast.ops.cfg_sample import NOISES
 
 OPTIONS = {
@@ -16,6 +16,7 @@ OPTIONS = {
     "top_p": (1.0, 0.9, 0.5, 0.0),
     "min_p": (0.0, 0.05, 1.0),
 }
+SECOND = {"then_temperature": (1.0, 0.5, 3.0), "then_top_k": (0, 1, 7, 500), "then_top_p": (1.0, 0.9, 0.3)}
 
 
 def draws(r: Random, rows: int):
@@ -57,6 +58,22 @@ def check_cfg_sample(r: Random) -> None:
         tolerance = 1e-5 * max(1.0, abs(float(z.max())))
         close = z[drawn] >= z[torch.as_tensor(alive)].min() - tolerance
         assert alive[drawn] or close, f"id {drawn} is not kept"
+
+
+def check_cfg_probabilities(r: Random) -> None:
+    dtype, rows, size = r.choice(DTYPES), r.size(6), r.size(huge=40_000)
+    cond, uncond = (r.values(rows, size, dtype=dtype) for _ in range(2))
+    drawing, _ = draws(r, rows)
+    drawing |= {name: r.per_row(rows, options) for name, options in SECOND.items()}
+    seed, step, noise = (drawing.pop(name) for name in ("seed", "step", "noise"))
+    p = cfg_probabilities(cond, uncond, **drawing)
+    ids = cfg_sample(cond, uncond, **drawing, seed=seed, step=step, noise=noise)
+    assert p.shape == (rows, size)
+    for drawn, own in zip(ids.tolist(), p, strict=True):
+        assert (drawn == -1) == (bool(own.isnan().all()) or not size)
+        if drawn >= 0:
+            assert own[drawn] > 0, f"id {drawn} was drawn and has no probability"
+            assert abs(float(own.sum()) - 1) < 1e-9
 
 
 def check_cfg_head_sample(r: Random) -> None:

@@ -11,7 +11,8 @@ from support import DEVICE, backend_names, backends_here, skip_unless_runs
 
 from illume_fast.bench.inputs import logits
 from illume_fast.ops import cfg_sample, use_backend
-from illume_fast.ops.cfg_sample import MAX_VOCABULARY, cfg_sample_op
+from illume_fast.ops.cfg_filters import MAX_VOCABULARY
+from illume_fast.ops.cfg_sample import cfg_sample_op
 from illume_fast.ops.philox import philox, scaled
 
 BACKENDS = backend_names(cfg_sample_op)

@@ -25,6 +25,10 @@ struct SampleParameters {
   PerRow<float> top_p, min_p;
   PerRow<int64_t> seed, step;
   Noise noise = Noise::inverse;
+  // a second chain over what top-k and top-p have left
+  PerRow<float> then_temperature{1.0f, nullptr};
+  PerRow<int64_t> then_top_k{0, nullptr};
+  PerRow<float> then_top_p{1.0f, nullptr};
 };
 
 // cond and uncond (null: no guidance) have `rows` rows of `size` contiguous logits, cond_stride and uncond_stride
@@ -35,6 +39,13 @@ ILLUME_FAST_PER_ISA(bool, cfg_sample,
                      int64_t* ids, int64_t first, int64_t rows, int64_t size, const SampleParameters& parameters),
                     (dtype, cond, cond_stride, uncond, uncond_stride, ids, first, rows, size, parameters))
 
+// The weights that `cfg_sample` draws with, in multiples of 2^-40, packed [rows, size]: 0 where a token cannot be drawn, -1
+// in the whole of a row that has no draw. False: no memory, and the weights are not to be used.
+ILLUME_FAST_PER_ISA(bool, cfg_weights,
+                    (DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
+                     int64_t* weights, int64_t rows, int64_t size, const SampleParameters& parameters),
+                    (dtype, cond, cond_stride, uncond, uncond_stride, weights, rows, size, parameters))
+
 // Mixes rows of `size` contiguous numbers in float32 by guidance, where that is 0 or 1 to the branch itself, and rounds to
 // out_dtype. The rows of out are packed.
 ILLUME_FAST_PER_ISA(void, cfg_mix,
@@ -44,10 +55,12 @@ ILLUME_FAST_PER_ISA(void, cfg_mix,
 
 namespace cuda {
 
-// The same on a GPU, each in one launch. Both return 0 or CUDA's error code, of the launch alone; rows * size > 0.
+// The same on a GPU, each in one launch. All return 0 or CUDA's error code, of the launch alone; rows * size > 0.
 int cfg_sample(DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
                int64_t* ids, int64_t first, int64_t rows, int64_t size, const SampleParameters& parameters,
                Stream stream);
+int cfg_weights(DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
+                int64_t* weights, int64_t rows, int64_t size, const SampleParameters& parameters, Stream stream);
 int cfg_mix(DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
             DType out_dtype, void* out, int64_t rows, int64_t size, const PerRow<float>& guidance, Stream stream);
 

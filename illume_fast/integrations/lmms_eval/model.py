@@ -172,9 +172,14 @@ class IllumeFast(lmms):
 
 def _device(given: str | None, ranks: int) -> torch.device:
     """This rank's device: its own GPU where there are several ranks and no CPU is asked for."""
-    device = torch.device(given or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        device = torch.device(given or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise InputError(f"device {given}: {str(error).splitlines()[0]}") from None
     if device.type != "cuda":
         return device
+    if not torch.cuda.is_available():
+        raise InputError(f"device {given}: this machine or this torch has no GPU; allowed is cpu")
     if ranks > 1 and device.index is not None:
         raise InputError(f"device {given}: {ranks} ranks have a GPU each; give cuda, or nothing")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if ranks > 1 else device.index or 0)
@@ -189,6 +194,7 @@ def _load(arguments: Arguments, device: torch.device) -> IllumePipeline:
         engine=EngineConfig(max_batch=arguments.batch_size, cache_tokens=arguments.cache_tokens),
         quantize=arguments.quantize,
         vision_tokenizer=arguments.tokenizer_config_path,
+        decoder=arguments.diffusion_decoder_path,
     )
 
 
