@@ -3,8 +3,8 @@
 python -m illume_fast.bench.quantized [--models demo large] [--dtypes float32 bfloat16] [--repeats 5]
     [--tokens 40] [--json FILE]
 
-Each repeat draws one picture of 64 x 64 (or its first tokens), with guidance, by each kind of weights in turn; a row has
-the median and the quickest time of a step. Bytes are those of the decoder's layers, all of which each step reads.
+Each repeat draws one picture of 64 x 64 (or its first tokens), with guidance, by each kind of weights in turn; a row
+has the median and the quickest time of a step. Bytes are those of the decoder's layers, all of which each step reads.
 "agree" is the part of the ids that are those of whole weights, drawn greedily; it says little of random weights, whose
 scores nearly tie.
 """
