@@ -9,6 +9,7 @@ import tyro
 from tyro.conf import DisallowNone, subcommand
 
 from illume_fast import __version__
+from illume_fast.commands.assemble import Assemble, assemble
 from illume_fast.commands.bench import bench
 from illume_fast.commands.chat import Chat, chat
 from illume_fast.commands.convert import Convert, convert
@@ -25,6 +26,7 @@ Command = (
     | Annotated[Chat, subcommand("chat")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Convert, subcommand("convert")]
+    | Annotated[Assemble, subcommand("assemble")]
     | Annotated[Info, subcommand("info")]
 )
 COMMANDS: dict[type, Callable[[Any], int | None]] = {
@@ -33,6 +35,7 @@ COMMANDS: dict[type, Callable[[Any], int | None]] = {
     Chat: chat,
     Evaluate: evaluate,
     Convert: convert,
+    Assemble: assemble,
     Info: info,
 }
 DESCRIPTION = f"""illume_fast {__version__}: draw, edit and describe pictures with ILLUME models.

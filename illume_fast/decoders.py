@@ -13,6 +13,8 @@ from illume_fast.diffusion import DiffusionSettings, SdDecoder, SdPictures, Sdxl
 from illume_fast.diffusion.pictures import FeatureTokenizer
 from illume_fast.diffusion.sdxl import CODE_PIXELS, SIZES
 from illume_fast.model.checkpoint import Checkpoint
+from illume_fast.model.kinds import illume_plus
+from illume_fast.model.semantic_config import SemanticTokenizerConfig
 from illume_fast.model.tensor_files import CheckpointError
 from illume_fast.model.vision_folder import require_vision_tokenizer
 
@@ -55,7 +57,7 @@ def _sdxl(
     checkpoint: Checkpoint, folder: Path, settings: DiffusionSettings | None, dtype: torch.dtype, device: Device
 ) -> Decoder:
     """ILLUME+'s decoder of semantic and pixel codes."""
-    config = checkpoint.config
+    config, vision = illume_plus(checkpoint.config), checkpoint.vision_tokenizer
     sizes = [size for size in config.generation.sizes if size not in SIZES]
     factor = config.vision_tokenizer.pixel_encoder.factor
     if sizes or factor != CODE_PIXELS:
@@ -65,7 +67,7 @@ def _sdxl(
         )
     channels = config.vision_tokenizer.semantic_quantizer.dim + config.vision_tokenizer.pixel_quantizer.dim
     sdxl = SdxlDecoder.from_pretrained(folder, dtype=dtype, device=device, code_channels=channels)
-    return SdxlPictures(checkpoint.vision_tokenizer, sdxl, settings)
+    return SdxlPictures(None if vision is None else require_vision_tokenizer(vision), sdxl, settings)
 
 
 def _stable_diffusion(
@@ -78,6 +80,12 @@ def _stable_diffusion(
         raise CheckpointError(
             f"{folder}: this decoder makes pictures of {decoder.side}x{decoder.side}; the model draws"
             f" {format_sizes(sizes)}"
+        )
+    config = checkpoint.config.vision_tokenizer
+    width = config.encoder.width if isinstance(config, SemanticTokenizerConfig) else None
+    if decoder.feature_width != width:
+        raise CheckpointError(
+            f"{folder}: this decoder reads features of width {decoder.feature_width}; the model's have {width}"
         )
     # the tokenizer of such a model is one of features
     return SdPictures(cast("FeatureTokenizer | None", checkpoint.vision_tokenizer), decoder, settings)

@@ -13,6 +13,7 @@ from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size
 from illume_fast.model.cpu_decoder import CpuDecoder
 from illume_fast.model.dual_vitok import DualViTok
+from illume_fast.model.kinds import AnyTokenizer
 from illume_fast.model.movqgan import to_uint8
 from illume_fast.model.vision_folder import require_vision_tokenizer
 
@@ -83,7 +84,7 @@ class PictureDecoder:
     accelerator it is about a million pixels, on a stream of its own, so that a step of the engine need not wait for it.
     """
 
-    def __init__(self, tokenizer: DualViTok | None, device: torch.device) -> None:
+    def __init__(self, tokenizer: AnyTokenizer | None, device: torch.device) -> None:
         self.device = device
         self._tokenizer = tokenizer
         self._on_cpu = device.type == "cpu"
@@ -94,7 +95,7 @@ class PictureDecoder:
 
     @property
     def tokenizer(self) -> DualViTok:
-        """The vision tokenizer. CheckpointError, saying what to give, where the model was loaded without one."""
+        """The vision tokenizer. CheckpointError, saying what to give, where there is none that makes pixels."""
         return require_vision_tokenizer(self._tokenizer)
 
     def check(self) -> None:

@@ -92,6 +92,7 @@ class IllumePipeline:
         negative_prompt: str | Sequence[str] | None = None,
         guidance_from: int = 0,
         guidance_until: int | None = None,
+        sampling: str | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -111,6 +112,7 @@ class IllumePipeline:
         engine; `timestep` counts unfinished pictures.
         Guidance leads away from `negative_prompt` (one for all prompts, or one each), or from no prompt at all, at the
         steps of a picture's tokens from `guidance_from` until before `guidance_until` (None: to the end).
+        `sampling` names a preset of the official scripts, such as "official" (docs/sampling.md).
         `on_partial(Draft)` shows pictures while they are drawn, as in `generate_stream`.
 
         Raises:
@@ -140,6 +142,7 @@ class IllumePipeline:
                 negative_prompt=away,
                 guidance_from=guidance_from,
                 guidance_until=guidance_until,
+                sampling=sampling,
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
@@ -174,16 +177,26 @@ class IllumePipeline:
         images: Image.Image | Sequence[Image.Image] = (),
         *,
         max_new_tokens: int | None = None,
-        temperature: float = 0.0,
+        sampling: str | None = None,
+        temperature: float | None = None,
         seed: int = 0,
         on_text: Callable[[str], None] | None = None,
     ) -> str:
         """Answer a question in words, if wished about pictures; greedily unless `temperature` is above 0.
 
+        `sampling` names a preset of the official scripts (docs/sampling.md), which is not greedy either.
+
         `on_text` is given the answer so far whenever it has grown, in whole characters; what comes last is the answer.
         """
         pictures = (images,) if isinstance(images, Image.Image) else tuple(images)
-        task = Ask(prompt=prompt, images=pictures, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        task = Ask(
+            prompt=prompt,
+            images=pictures,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            temperature=temperature,
+            seed=seed,
+        )
         if on_text is None:
             return self._all([task])[0].text or ""
         growing = Growing(on_text)

@@ -6,9 +6,10 @@ from illume_fast import __version__
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import format_size
 from illume_fast.tasks import Converse, Draw, Task, Tasks
+from illume_fast.tasks.sampling import default_guidance
 
 _SETTINGS = (
-    *("negative_prompt", "guidance_from", "guidance_until", "temperature", "top_k", "top_p"),
+    *("negative_prompt", "guidance_from", "guidance_until", "sampling", "temperature", "top_k", "top_p"),
     *("picture_temperature", "picture_top_k", "picture_top_p"),
 )
 
@@ -19,6 +20,8 @@ def record_of(task: Task, seed: int, tasks: Tasks) -> dict[str, Any]:
     record: dict[str, Any] = {"prompt": task.prompt, "seed": seed}
     if isinstance(task, Draw | Converse):
         default = generation.edit_guidance if task.shows_pictures else generation.guidance
+        if isinstance(task, Draw):
+            default = default_guidance(task, generation)
         own = default if generation.has_unconditional else 1.0
         record["guidance"] = own if task.guidance is None else task.guidance
     record |= {name: getattr(task, name) for name in _SETTINGS if hasattr(task, name)}

@@ -1,7 +1,7 @@
 """Tasks to results: requests given to the engine as it asks for them, and results whose pictures are being decoded."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -51,11 +51,11 @@ class Stream:
         engine: Engine,
         queue: DecodingQueue[tuple[_Whole, int]] | None,
         drafts: Drafts | None,
-        made_with: dict[str, Any],
+        made_with: Mapping[str, Any] | None = None,
     ) -> None:
         """`made_with` goes into the records of results."""
         self._tasks, self._engine, self._queue, self._drafts = tasks, engine, queue, drafts
-        self._made_with = made_with
+        self._made_with = dict(made_with or {})
         self._refused: list[Done] = []
         self._further: deque[Request] = deque()  # what answers under way go on with
         self._answers: dict[Answer, _Whole] = {}

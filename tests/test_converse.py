@@ -1,5 +1,7 @@
 """Conversations: what the model reads of them, and answers of words and pictures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from engine_cases import drawn_plainly
@@ -139,13 +141,17 @@ def outcome(done) -> tuple:
     return done.task.tag, done.sample, done.text, codes, said(done), done.pixels is not None, str(done.error)
 
 
-def test_everything_mixed_is_what_it_is_alone(tmp_path):
-    pipe = talkative(tmp_path, EngineConfig(max_batch=3, cache_tokens=8192))
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+def test_everything_mixed_is_what_it_is_alone(pipe, tmp_path, late):
+    """Also where results come a step late, as on a GPU."""
+    mixed = talkative(tmp_path, EngineConfig(max_batch=3, cache_tokens=8192))
+    mixed.engine._machine = replace(mixed.engine._machine, lags=late)
     alone = [outcome(done) for task in everything() for done in pipe.generate_stream([task])]
-    pipe.engine.clear()
-    together = [outcome(done) for done in pipe.generate_stream(everything()[::-1])]
+    together = [outcome(done) for done in mixed.generate_stream(everything()[::-1])]
     assert sorted(together, key=str) == sorted(alone, key=str)
     assert all(error == "None" for *_, error in alone)
+    (lone,) = mixed.generate_stream([everything()[4]])
+    assert outcome(lone) in alone
 
 
 def test_an_edit_turn_sees_all_its_sources(pipe):
@@ -231,8 +237,8 @@ def test_a_turn_reads_only_what_is_new(pipe):
 
 def test_answers_are_shown_while_they_are_made(pipe):
     drafts: list[Draft] = []
-    tasks = [talk(seed) for seed in range(6)]
-    done = list(pipe.generate_stream(tasks, on_partial=drafts.append, partial_every=3))
+    tasks = [talk(seed) for seed in range(3, 6)]
+    done = list(pipe.generate_stream(tasks, on_partial=drafts.append, partial_every=4))
     plain = {d.task.seed: said(d) for d in pipe.generate_stream(tasks)}
     for d in done:
         assert said(d) == plain[d.task.seed]
@@ -276,6 +282,7 @@ def test_what_was_said_before_an_error_is_kept(tmp_path):
         ([Turn.user("a")], {"size": "32x32"}, r"size must be \(height, width\) in pixels, got '32x32'"),
         ([Turn.user("a")], {"max_pictures": 0}, "max_pictures must be at least 1, got 0"),
         ([Turn.user("a")], {"max_new_tokens": 1.5}, "max_new_tokens must be a whole number, got 1.5"),
+        ([Turn.user(photo(1), "a")], {"max_pixels": 9}, "max_pixels must be at least 1024, got 9"),
         ([Turn.user("a")], {"picture_top_p": 2.0}, r"top_p must lie in \[0, 1\], got 2.0"),
         ([Turn.user(photo(1))], {"answer": "image"}, "the prompt is empty"),
         ([Turn.user("a")], {"negative_prompt": "b", "guidance": 1.0}, "a negative prompt does nothing"),

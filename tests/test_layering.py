@@ -22,6 +22,7 @@ ALLOWED = {
     "evaluation": {"engine", "data", "model", "ops"},
     "info": {"ops", "kernels"},
     "tasks": {"engine", "data", "model", "ops"},
+    "assembly": {"data", "model"},
     "decoding": {"data", "model", "ops"},
     "decoders": {"decoding", "diffusion", "data", "model"},
     "partials": {"decoding", "data"},

@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from illume_fast.data.errors import InputError
+from illume_fast.data.sampling_presets import sampling_preset
 from illume_fast.jobs.config import Format, JobConfig, check_bounds, option
 
 MODELS_OWN = "(default: the model's own)"
@@ -27,6 +28,9 @@ class ModelOptions:
 class SamplingOptions:
     """How pictures are drawn; what is not given is the model's own default."""
 
+    sampling: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: none)")] = None
+    """Settings of an official script: official, official-notebook or official-app. They filter twice, penalise
+    repetitions, and replace the model's own defaults; docs/sampling.md has them."""
     temperature: Annotated[float | None, arg(metavar="T", help_behavior_hint=MODELS_OWN)] = None
     """How much chance has a say: 0 always takes the likeliest token, 1 draws as the model learnt, more is wilder."""
     top_k: Annotated[int | None, arg(metavar="K", help_behavior_hint=MODELS_OWN)] = None
@@ -41,6 +45,7 @@ class SamplingOptions:
     def check(self) -> None:
         """Raise InputError for a value out of range."""
         check_bounds(self, option, ("temperature", "top_k", "top_p", "seed", "batch_size"))
+        sampling_preset(self.sampling, origin=option("sampling"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ class PainterSubject:
         self, painter: Painter, options: SamplingOptions, size: int, advance: Callable[[], None] = lambda: None
     ) -> None:
         self.pipeline = painter.pipeline
-        self.sampling = {key: getattr(options, key) for key in ("temperature", "top_k", "top_p")}
+        self.sampling = {key: getattr(options, key) for key in ("sampling", "temperature", "top_k", "top_p")}
         self.size: Size = (size, size)
         self.advance = advance
 

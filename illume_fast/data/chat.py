@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from illume_fast.data.chat_template import QWEN2, ChatTemplate, Control
 from illume_fast.data.errors import InputError
 from illume_fast.data.sequence import ImageCodes, encode_image
 from illume_fast.data.sizes import Size
@@ -16,7 +17,6 @@ from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.model.illume import Sample
 from illume_fast.model.vocab import IGNORE_INDEX, IMAGE_PLACEHOLDER, VocabConfig
 
-SYSTEM = "You are a helpful assistant."
 IMAGE_MARK = "<image>"
 SIZE_MARK = "{resolution_tag}"
 ROLES = ("user", "assistant")
@@ -29,10 +29,11 @@ class ReadImage:
 
 @dataclass(frozen=True)
 class SizeTag:
-    """`<height_H><width_W>`, in pixels."""
+    """`<height_H><width_W>`, in pixels, behind the words `lead`; a vocabulary without size tags has neither."""
 
     height: int
     width: int
+    lead: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,42 +60,45 @@ class Message:
 
 
 class Chat:
-    """Turns messages into ids for one tokenizer and vocabulary (Qwen2's chat template)."""
+    """Turns messages into ids for one tokenizer, vocabulary and chat template."""
 
-    def __init__(self, text: TextTokenizer, vocab: VocabConfig, system: str = SYSTEM) -> None:
+    def __init__(
+        self, text: TextTokenizer, vocab: VocabConfig, system: str | None = None, template: ChatTemplate = QWEN2
+    ) -> None:
         named = {"pad": text.pad, "im_start": text.im_start, "im_end": text.im_end}
         for name, found in named.items():
             if found != getattr(vocab, name):
                 raise InputError(f"the tokenizer's {name} is {found}, the vocabulary's {getattr(vocab, name)}")
-        self.text, self.vocab = text, vocab
-        self._headers = {role: [vocab.im_start, *text.encode(f"{role}\n")] for role in ("system", *ROLES)}
-        self._end = [vocab.im_end, *text.encode("\n")]
-        self._system = [*self._headers["system"], *text.encode(system), *self._end]
+        self.text, self.vocab, self.template = text, vocab, template
+        self.system = template.system if system is None else system
 
     def encode(
         self, messages: Sequence[Message], continuation: Sequence[Part] | None = None
     ) -> tuple[list[int], list[int]]:
-        """Messages -> (ids, labels). Learnt is what the assistant says, with the `<|im_end|>` and line end after it.
+        """Messages -> (ids, labels). Learnt is what the assistant says, with what closes its turn (`<|im_end|>` and a
+        line end, or `</s>`).
 
         With `continuation` the ids end inside an assistant's turn that begins with these parts, and nothing is learnt
         from them: a prompt.
         """
-        ids, labels = [], []
-
-        def say(tokens: list[int], learnt: bool) -> None:
-            ids.extend(tokens)
-            labels.extend(tokens if learnt else [IGNORE_INDEX] * len(tokens))
-
-        say(self._system, False)
+        script = _Script(self)
+        before, after = self.template.around["system"]
+        script.say([*before, self.system, *after])
         for message in messages:
-            answer = message.role == "assistant"
-            header, words = self._turn(message)
-            say(header, False)
-            say([*words, *self._end], answer)
+            before, after = self.template.around[message.role]
+            script.say(before)
+            if message.role == "assistant":
+                # kept apart from its header, after which generation starts
+                script.close()
+                script.say([*message.parts, *after], learnt=True)
+            else:
+                script.say([*message.parts, *after])
         if continuation is not None:
-            header, words = self._turn(Message("assistant", tuple(continuation)))
-            say([*header, *words], False)
-        return ids, labels
+            script.say(self.template.around["assistant"][0])
+            script.close()
+            script.say(continuation)
+        script.close()
+        return script.ids, script.labels
 
     def sample(self, messages: Sequence[Message], images: Sequence[torch.Tensor] = ()) -> Sample:
         """A training sample; `images` are the pictures read, in order, each [1, 3, H, W] in [-1, 1]."""
@@ -125,45 +129,67 @@ class Chat:
         """Editing without an instruction, the picture kept: the unconditional branch of guidance."""
         return self._prompt(reconstruct_image(size).parts, [SizeTag(*size)])
 
+    def ids_of(self, part: Part | Control) -> list[int]:
+        """The ids of a part that is no text."""
+        if isinstance(part, Control):
+            return [self.vocab.im_start if part is Control.START else self.vocab.im_end]
+        if isinstance(part, ReadImage):
+            return [IMAGE_PLACEHOLDER]
+        if isinstance(part, SizeTag):
+            return self.vocab.size_tag(part.height, part.width)
+        if isinstance(part, Written):
+            return list(part.ids)
+        assert isinstance(part, ImageCodes)
+        return encode_image(part, self.vocab).tolist()
+
     def _prompt(self, parts: Sequence[Part], continuation: Sequence[Part]) -> list[int]:
         return self.encode([Message("user", tuple(parts))], continuation)[0]
 
-    def _turn(self, message: Message) -> tuple[list[int], list[int]]:
-        """Header and content. A user's first words are encoded together with the header's line end, as in the text
-        they form; an answer is kept apart, since generation starts after the header."""
-        if message.role == "assistant" or not message.parts or not isinstance(message.parts[0], str):
-            return self._headers[message.role], self._content(message.parts)
-        joined = (f"{message.role}\n{message.parts[0]}", *message.parts[1:])
-        return [self.vocab.im_start], self._content(joined)
 
-    def _content(self, parts: Sequence[Part]) -> list[int]:
-        ids: list[int] = []
-        words = ""
+class _Script:
+    """Ids and labels as they are written; texts that meet are encoded as one."""
+
+    def __init__(self, chat: Chat) -> None:
+        self.chat = chat
+        self.ids: list[int] = []
+        self.labels: list[int] = []
+        self._words = ""
+        self._learnt = False
+
+    def say(self, parts: Sequence[Part | Control], learnt: bool = False) -> None:
         for part in parts:
-            if isinstance(part, str):
-                words += part
+            if isinstance(part, SizeTag):
+                if not self.chat.vocab.tag_pixels:
+                    continue
+                self.say([part.lead] if part.lead else [], learnt)
+            if not isinstance(part, str):
+                self.close()
+                self._write(self.chat.ids_of(part), learnt)
                 continue
-            ids += self.text.encode(words) if words else []
-            words = ""
-            if isinstance(part, ReadImage):
-                ids.append(IMAGE_PLACEHOLDER)
-            elif isinstance(part, SizeTag):
-                ids += self.vocab.size_tag(part.height, part.width)
-            elif isinstance(part, Written):
-                ids += part.ids
-            else:
-                ids += encode_image(part, self.vocab).tolist()
-        return ids + (self.text.encode(words) if words else [])
+            if learnt != self._learnt:
+                self.close()
+            self._words, self._learnt = self._words + part, learnt
+
+    def close(self) -> None:
+        """Encode the words that are still open."""
+        if self._words:
+            self._write(self.chat.text.encode(self._words), self._learnt)
+        self._words = ""
+
+    def _write(self, ids: list[int], learnt: bool) -> None:
+        self.ids += ids
+        self.labels += ids if learnt else [IGNORE_INDEX] * len(ids)
 
 
 def text_to_image(caption: str, size: Size) -> Message:
     """What a user says to have a picture made."""
-    return Message("user", ("Generate an image of ", SizeTag(*size), f", the content of image is {caption}\n"))
+    words = f", the content of image is {caption}\n"
+    return Message("user", ("Generate an image", SizeTag(*size, lead=" of "), words))
 
 
 def random_image(size: Size) -> Message:
     """`text_to_image` without its caption."""
-    return Message("user", ("Generate a random image of ", SizeTag(*size), "\n"))
+    return Message("user", ("Generate a random image", SizeTag(*size, lead=" of "), "\n"))
 
 
 def edit_image(instruction: str, *sizes: Size) -> Message:

@@ -41,12 +41,17 @@ class ImageProcessor:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB picture -> float32 [1, 3, H, W] in [-1, 1]. InputError when one side is far longer than the other."""
-        if max(image.size) > MAX_ASPECT * min(image.size):
-            raise InputError(
-                f"a picture of {image.height}x{image.width} pixels is too long; at most {MAX_ASPECT}:1 is allowed"
-            )
+        require_aspect(image)
         rows, columns = self.size(image.height, image.width)
         return to_tensor(image.resize((columns, rows), Image.Resampling.BICUBIC))
+
+
+def require_aspect(image: Image.Image) -> None:
+    """InputError when one side is more than `MAX_ASPECT` times as long as the other."""
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise InputError(
+            f"a picture of {image.height}x{image.width} pixels is too long; at most {MAX_ASPECT}:1 is allowed"
+        )
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -5,15 +5,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from illume_fast.data.chat_template import QWEN2
 from illume_fast.data.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-END_OF_TEXT = "<|endoftext|>"
-IM_START = "<|im_start|>"
-IM_END = "<|im_end|>"
-SPECIALS = (END_OF_TEXT, IM_START, IM_END)
+SPECIALS = QWEN2.specials
 
 # Qwen2: contractions, words with at most one leading sign, single digits, runs of signs, line ends, other white space
 _WORDS = (
@@ -23,16 +21,21 @@ _WORDS = (
 
 
 class TextTokenizer:
-    """A byte-level BPE. Whatever a text holds, it is encoded as plain text: control and image tokens written out in
-    a caption never become the tokens themselves."""
+    """A byte-level BPE (Qwen2's), or one of words with bytes to fall back on (Llama's).
 
-    def __init__(self, tokenizer: "Tokenizer") -> None:
+    Whatever a text holds, it is encoded as plain text: control and image tokens written out in a caption never become
+    the tokens themselves. `specials` are the names of the padding and of what opens and closes a turn.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", specials: Sequence[str] = SPECIALS) -> None:
         self._tokenizer = tokenizer
         tokenizer.encode_special_tokens = True
-        self.pad, self.im_start, self.im_end = (self._id(token) for token in SPECIALS)
+        self.pad, self.im_start, self.im_end = (self._id(token) for token in specials)
 
     @classmethod
-    def from_file(cls, path: Path | str, text_size: int | None = None) -> "TextTokenizer":
+    def from_file(
+        cls, path: Path | str, text_size: int | None = None, specials: Sequence[str] = SPECIALS
+    ) -> "TextTokenizer":
         """Read `tokenizer.json`, or a `vocab.json` with `merges.txt` and `added_tokens.json` beside it, as Qwen2's
         older saves have. InputError when it is missing or damaged.
 
@@ -47,11 +50,12 @@ class TextTokenizer:
                 # only special tokens can be kept from matching
                 kept = [{**token, "special": True} for token in kept if token["id"] < text_size]
             values["added_tokens"] = kept
+            _keep_controls_apart(values)
             tokenizer = _library().Tokenizer.from_str(json.dumps(values))
             for token in kept:
                 if tokenizer.token_to_id(token["content"]) != token["id"]:
                     raise InputError(f"added token {token['content']} cannot have the id {token['id']}")
-            return cls(tokenizer)
+            return cls(tokenizer, specials)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except OSError as error:
@@ -100,6 +104,23 @@ class TextTokenizer:
         if found is None:
             raise InputError(f"the tokenizer lacks {token}")
         return found
+
+
+def _keep_controls_apart(values: dict[str, Any]) -> None:
+    """Takes out of a BPE the merges that spell a control token or a byte of its alphabet: Llama's has its control
+    tokens among the words, so that "</" and "s>" typed by a user would become the end of an answer."""
+    model = values["model"]
+    if model.get("type") != "BPE":
+        return
+    barred = {token["content"] for token in values["added_tokens"] if token["special"]}
+    if model.get("byte_fallback"):
+        barred |= {f"<0x{byte:02X}>" for byte in range(256)}
+
+    def spelt(merge: Any) -> str:
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        return left + right
+
+    model["merges"] = [merge for merge in model["merges"] if spelt(merge) not in barred]
 
 
 def _byte_level(library: Any, model: Any) -> "Tokenizer":

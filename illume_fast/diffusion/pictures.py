@@ -117,8 +117,9 @@ class SdPictures(DiffusionPictures):
 
     @torch.no_grad()
     def conditions(self, codes: Sequence[ImageCodes]) -> Tensor:
-        """Codes -> features [N, 256, D]."""
-        return self._require().decode_features(torch.stack([c.semantic for c in codes]).to(self.decoder.device))
+        """Codes -> features [N, 256, D]; a picture's are made by themselves, the same in any company."""
+        tokenizer, device = self._require(), self.decoder.device
+        return torch.cat([tokenizer.decode_features(c.semantic[None].to(device)) for c in codes])
 
     def _require(self) -> FeatureTokenizer:
         if self._tokenizer is None:

@@ -21,6 +21,7 @@ from illume_fast.diffusion.decoder import LatentDecoder, Parts, require_dtype
 from illume_fast.diffusion.denoising import Predict
 from illume_fast.diffusion.vae import load_vae
 from illume_fast.model.tensor_files import CheckpointError
+from illume_fast.model.tensor_reader import Weights
 
 TOKENS = 256
 CONDITIONING = "conditioning"
@@ -57,13 +58,13 @@ class SdDecoder(LatentDecoder):
         vae, vae_mark = load_vae(path / "vae", dtype, device)
         unet = files.build(path / "unet", "UNet2DConditionModel")
         _require_kind(path / "unet" / "config.json", unet.config, vae.config.latent_channels)
-        weights = files.Weights(path / "unet")
-        weights.require(files.shapes_of(unet))
-        files.fill(unet, weights.read, dtype, device)
-        conditioning, mark = _read_conditioning(path / CONDITIONING, unet.config.cross_attention_dim)
-        conditioning = {name: tensor.to(device, dtype) for name, tensor in conditioning.items()}
+        weights = files.survey(path / "unet", unet.state_dict())
+        files.load(unet, weights, dtype, device)
+        given = _survey_conditioning(path / CONDITIONING, unet.config.cross_attention_dim)
+        conditioning = {} if given is None else given.read(dtype, device)
+        mark = "" if given is None else given.identity()
         scheduler = files.read_scheduler(path / "scheduler")
-        mark = files.fingerprint(weights.fingerprint, vae_mark, mark, unet.config, scheduler.config)
+        mark = files.fingerprint(weights.identity(), vae_mark, mark, unet.config, scheduler.config)
         parts = Parts(unet=unet, vae=vae, scheduler=scheduler, device=device, fingerprint=mark)
         return cls(parts, conditioning, pictures_together)
 
@@ -116,18 +117,18 @@ def _require_kind(path: Path, config: Any, latents: int) -> None:
             raise CheckpointError(f"{path}: {key} is {config[key]!r}; expected one number")
 
 
-def _read_conditioning(folder: Path, width: int) -> tuple[dict[str, Tensor], str]:
-    """(its tensors, their fingerprint); nothing where there is no such folder."""
+def _survey_conditioning(folder: Path, width: int) -> Weights | None:
+    """The tensors of the conditioning, unread; None where there is no such folder."""
     if not folder.exists():
-        return {}, ""
-    weights = files.Weights(folder)
-    names = set(weights.shapes)
+        return None
+    weights = files.survey(folder)
+    names = set(weights.tensors)
     if not names or names - {_PROJECTION, _BIAS, _NOTHING} or (_PROJECTION in names) != (_BIAS in names):
         raise CheckpointError(
             f"{folder}: holds {', '.join(sorted(names)) or 'nothing'}; allowed are {_PROJECTION} with {_BIAS}, and "
             f"{_NOTHING}"
         )
-    features = weights.shapes.get(_PROJECTION, [width])[-1]
-    expected = {_PROJECTION: [width, features], _BIAS: [width], _NOTHING: [TOKENS, width]}
-    weights.require({name: expected[name] for name in names})
-    return {name: weights.read(name) for name in sorted(names)}, weights.fingerprint
+    features = weights.tensors[_PROJECTION].shape[-1] if _PROJECTION in names else width
+    shapes = {_PROJECTION: (width, features), _BIAS: (width,), _NOTHING: (TOKENS, width)}
+    weights.require({name: torch.empty(shapes[name], device="meta") for name in names})
+    return weights

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from illume_fast.data.errors import InputError
 from illume_fast.data.sizes import Size, format_size, format_sizes
@@ -58,17 +58,12 @@ class SdxlDecoder(LatentDecoder):
         vae, vae_mark = load_vae(path / "vae", dtype, device)
         unet = files.build(path / "unet", "UNet2DConditionModel")
         _require_codes(path / "unet" / "config.json", unet.config, vae.config.latent_channels, code_channels)
-        weights = files.Weights(path / "unet")
-        weights.require(files.shapes_of(unet))
+        weights = files.survey(path / "unet", unet.state_dict())
         moved = fold_cross_attention(unet)
-
-        def read(name: str) -> Tensor:
-            tensor = weights.read(name)
-            return tensor if name not in moved else tensor.float() + weights.read(moved[name]).float()
-
-        files.fill(unet, read, dtype, device)
+        files.load(unet, weights, dtype, device)
+        _add(unet, files.some(weights, [*moved, *moved.values()]).read(torch.float32, device), moved)
         scheduler = files.read_scheduler(path / "scheduler")
-        mark = files.fingerprint(weights.fingerprint, vae_mark, unet.config, scheduler.config)
+        mark = files.fingerprint(weights.identity(), vae_mark, unet.config, scheduler.config)
         parts = Parts(unet=unet, vae=vae, scheduler=scheduler, device=device, fingerprint=mark)
         return cls(parts, pictures_together)
 
@@ -113,6 +108,12 @@ class SdxlDecoder(LatentDecoder):
                 f"the SDXL decoder does not decode pictures of {format_size(size)}; allowed are {format_sizes(SIZES)}"
             )
         return 2 * size[0], 2 * size[1]
+
+
+def _add(unet: nn.Module, biases: dict[str, Tensor], moved: dict[str, str]) -> None:
+    """Let each bias of `moved` take up the other, added in float32."""
+    for name, other in moved.items():
+        unet.get_parameter(name).data = (biases[name] + biases[other]).to(unet.get_parameter(name).dtype)
 
 
 def _require_codes(path: Path, config: Any, latents: int, codes: int) -> None:

@@ -13,14 +13,13 @@ def load_vae(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any,
     """(an AutoencoderKL without its encoder, the fingerprint of its weights).
 
     It is float32 whatever `dtype` where its config says `force_upcast`: its activations outgrow float16, and bfloat16
-    is seen in smooth areas. CheckpointError as in `Weights`.
+    is seen in smooth areas. CheckpointError, listing names, for weights that are not its.
     """
     vae = files.build(path, "AutoencoderKL")
     config = vae.config
     if config.out_channels != 3:
         raise CheckpointError(f"{path / 'config.json'}: out_channels is {config.out_channels}; pictures have 3")
-    weights = files.Weights(path)
-    weights.require(files.shapes_of(vae))
+    weights = files.survey(path, vae.state_dict())
     vae.encoder = vae.quant_conv = None
-    files.fill(vae, weights.read, torch.float32 if config.force_upcast else dtype, device)
-    return vae, files.fingerprint(weights.fingerprint, config)
+    files.load(vae, weights, torch.float32 if config.force_upcast else dtype, device)
+    return vae, files.fingerprint(weights.identity(), config)

@@ -7,7 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from illume_fast.data.chat import SYSTEM, Chat, Message, Part, ReadImage, SizeTag, parse_marks
+from illume_fast.data.chat import Chat, Message, Part, ReadImage, SizeTag, parse_marks
+from illume_fast.data.chat_template import QWEN2
 from illume_fast.data.errors import InputError, shorten
 from illume_fast.data.picture import load_picture
 from illume_fast.data.prompts import check_characters
@@ -20,7 +21,7 @@ Conversation = Sequence[Mapping[str, Any]]
 CHAT_TEMPLATE = (
     """\
 {%- if messages[0].role != 'system' %}{{ '<|im_start|>system\\n"""
-    + SYSTEM
+    + QWEN2.system
     + """<|im_end|>\\n' }}{% endif %}
 {%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}
 {%- if message.content is string %}{{ message.content }}
@@ -72,6 +73,29 @@ def render(chat: Chat, conversation: Conversation, size: Size | None, add_genera
             raise InputError(f"message {i}: {error}") from None
     ids, _ = chat.encode(messages, () if add_generation_prompt else None)
     return Rendered(ids, tuple(pictures))
+
+
+def texts_of(text: Any) -> list[Any]:
+    """Texts and conversations of a call, as a list of them."""
+    if text is None or (not isinstance(text, str) and not len(text)):
+        raise InputError("there is no text; give a text, a conversation, or a list of either")
+    return [text] if isinstance(text, str) or isinstance(text[0], Mapping) else list(text)
+
+
+def pictures_of(prompts: Sequence[Rendered], images: Any) -> list[Image.Image]:
+    """The pictures of all prompts in order: those that came with them, and `images` for the other places."""
+    empty = [sum(picture is None for picture in prompt.pictures) for prompt in prompts]
+    given: list[Any] = [] if images is None else [images] if isinstance(images, Image.Image) else list(images)
+    if given and all(isinstance(one, list | tuple) for one in given):
+        if [len(one) for one in given] != empty:
+            raise InputError(f"images: {[len(one) for one in given]} for texts with {empty} places for pictures")
+        given = [picture for one in given for picture in one]
+    if wrong := [type(one).__name__ for one in given if not isinstance(one, Image.Image)]:
+        raise InputError(f"images: expected PIL pictures, got {wrong[0]}")
+    if len(given) != sum(empty):
+        raise InputError(f"images: {len(given)} given for {sum(empty)} places; each <image> needs one")
+    every = iter(given)
+    return [next(every) if picture is None else picture for prompt in prompts for picture in prompt.pictures]
 
 
 def _parts(number: int, content: Any, size: Size | None) -> tuple[list[Part], list[Image.Image | None]]:

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 from illume_fast.model.checkpoint import read_config
 from illume_fast.model.generation_config import MODEL_TYPE, CheckpointConfig
+from illume_fast.model.kinds import illume_plus
 from illume_fast.model.presets import illume_plus_3b
 from illume_fast.model.tensor_files import staging
 from illume_fast.model.vocab import IMAGE_PLACEHOLDER
@@ -129,7 +130,7 @@ class IllumeQwen2Config(_Shape):
         if self._checkpoint is None:
             if not self.name_or_path:
                 raise ValueError("IllumeQwen2Config: read it with from_pretrained(folder); its tokenizer is needed")
-            self._checkpoint = read_config(self.name_or_path)
+            self._checkpoint = illume_plus(read_config(self.name_or_path))
         return self._checkpoint
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from illume_fast.model.checkpoint import Checkpoint, build, load_checkpoint, read_config, resolve
 from illume_fast.model.generation_config import CheckpointConfig
+from illume_fast.model.kinds import illume_plus
 from illume_fast.model.quantized import prepare, quantize_by
 
 DeviceMap = str | int | torch.device | Mapping[str, str | int | torch.device]
@@ -44,7 +45,7 @@ def load(
     """A checkpoint as `from_pretrained` was asked for it; strict as `load_checkpoint`."""
     folder = resolve(name)
     wanted = stored_dtype(folder) if dtype in (None, "auto") else parse_dtype(dtype)
-    device = place(read_config(folder), wanted, device_map, max_memory)
+    device = place(illume_plus(read_config(folder)), wanted, device_map, max_memory)
     given: dict[str, Any] = {} if vision_tokenizer is None else {"vision_tokenizer": vision_tokenizer}
     checkpoint = load_checkpoint(folder, wanted, device, **given)
     if quantization_config is None or isinstance(quantization_config, str):

@@ -22,6 +22,7 @@ from illume_fast.huggingface.loading import DeviceMap, check_neutral, load
 from illume_fast.model.checkpoint import Checkpoint, save_checkpoint
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.illume import IllumeModel, Sample
+from illume_fast.model.kinds import illume_plus
 from illume_fast.model.quantized import is_quantized
 from illume_fast.model.vocab import IGNORE_INDEX
 
@@ -93,7 +94,7 @@ class IllumeForConditionalGeneration(Generating, PreTrainedModel):
         name = pretrained_model_name_or_path
         checkpoint = load(name, wanted, device_map, max_memory, quantization_config, vision_tokenizer)
         if config is None:
-            config = IllumeConfig(checkpoint.config)
+            config = IllumeConfig(illume_plus(checkpoint.config))
         elif config.checkpoint.model != checkpoint.config.model:
             raise ValueError(f"from_pretrained: config is not that of {name}; its weights have other shapes or tokens")
         with torch.device("meta"):

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, get_args
 
 from illume_fast.data.errors import InputError
 from illume_fast.data.prompts import MAX_GUIDANCE, MAX_IMAGES, MAX_SEED, MAX_STEP, check_negative, parse_size
+from illume_fast.data.sampling_presets import sampling_preset
 from illume_fast.jobs.shard import Shard
 
 Format = Literal["png", "webdataset", "parquet"]
@@ -59,6 +60,7 @@ class JobConfig:
     guidance_from: int = 0
     guidance_until: int | None = None
     size: str | None = None
+    sampling: str | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -76,6 +78,7 @@ class JobConfig:
     def check(self, name: Callable[[str], str] = str) -> None:
         """Raise InputError for a value that cannot be used; `name` makes an option's name in the message."""
         check_bounds(self, name)
+        sampling_preset(self.sampling, origin=name("sampling"))
         self._check_guidance(name)
         Shard.parse(self.shard, name("shard"))
         if self.size is not None and self.size != "all":

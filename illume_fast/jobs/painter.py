@@ -14,6 +14,7 @@ from illume_fast import __version__, ops
 from illume_fast.data.errors import InputError
 from illume_fast.data.memory import out_of_memory
 from illume_fast.data.prompts import Prompt, parse_size
+from illume_fast.data.sampling_presets import sampling_preset
 from illume_fast.data.sizes import Size, format_size
 from illume_fast.decoders import open_decoder
 from illume_fast.decoding import Decoder
@@ -33,6 +34,9 @@ NO_DIFFUSION = {"decoder": None, "diffusion_steps": None, "diffusion_guidance": 
 
 class Sampling(Protocol):
     """How ids are drawn."""
+
+    @property
+    def sampling(self) -> str | None: ...
 
     @property
     def temperature(self) -> float | None: ...
@@ -106,6 +110,8 @@ class Painter:
         """What a picture depends on beside its prompt, seed, guidance and size."""
         decoder = self.pipeline.pictures
         return {
+            # None, as in the records of pictures that were made before there were presets
+            "sampling": sampling.sampling,
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
@@ -135,6 +141,9 @@ class Painter:
 
     def _guided(self, prompt: Prompt, config: JobConfig) -> Record:
         default = self.guidance if prompt.image is None else self.edit_guidance
+        preset = sampling_preset(config.sampling, editing=prompt.image is not None)
+        if preset is not None and self.has_unconditional:
+            default = preset.guidance
         return {
             "guidance": _first(prompt.guidance, config.guidance, default),
             "negative_prompt": _first(prompt.negative_prompt, config.negative_prompt),

@@ -178,6 +178,7 @@ class Work:
             negative_prompt=record["negative_prompt"],
             guidance_from=record["guidance_from"] or 0,
             guidance_until=record["guidance_until"],
+            sampling=record["sampling"],
             temperature=record["temperature"],
             top_k=record["top_k"],
             top_p=record["top_p"],

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.generation_config import MODEL_TYPE, CheckpointConfig
-from illume_fast.model.illume import IllumeModel
+from illume_fast.model.illume import ReadsPictures
+from illume_fast.model.kinds import AnyConfig, AnyTokenizer, kind_of, parse_config
 from illume_fast.model.official import OFFICIAL_TYPE, is_official, official_config
 from illume_fast.model.strict import ConfigError
 from illume_fast.model.tensor_files import (
@@ -42,6 +42,7 @@ __all__ = [
 MODEL = "model"
 TOKENIZER, OLDER_TOKENIZER = "tokenizer.json", ("vocab.json", "merges.txt", "added_tokens.json")
 DEMO = Path(__file__).resolve().parent.parent / "assets" / "demo"
+_CODEBOOKS = ("frozen_codebook", "code_transform.weight", "quantizer.codebook", "quantizer.counts", "quantizer.sums")
 _SHARD_BYTES = 4 * 1024**3
 
 
@@ -53,9 +54,9 @@ class Checkpoint:
     `tokenizer.json`, or of the `vocab.json` of a published folder that has no such file.
     """
 
-    config: CheckpointConfig
-    model: IllumeModel
-    vision_tokenizer: DualViTok | None
+    config: AnyConfig
+    model: ReadsPictures
+    vision_tokenizer: AnyTokenizer | None
     tokenizer: Path
 
 
@@ -67,7 +68,7 @@ def resolve(name: str | Path) -> Path:
     return folder
 
 
-def read_config(folder: str | Path, sizes: DualViTokConfig | None = None) -> CheckpointConfig:
+def read_config(folder: str | Path, sizes: DualViTokConfig | None = None) -> AnyConfig:
     """`config.json` of a folder of ours or of a published one. CheckpointError naming the key that is wrong.
 
     `sizes`, those of the vision tokenizer that goes with it, serve where a published config says none.
@@ -79,17 +80,18 @@ def read_config(folder: str | Path, sizes: DualViTokConfig | None = None) -> Che
             return official_config(Path(folder), sizes)
         if (kind := values.get("model_type", MODEL_TYPE)) != MODEL_TYPE and "model" not in values:
             raise ConfigError(f"model_type {kind!r} is not supported; allowed are {MODEL_TYPE!r}, {OFFICIAL_TYPE!r}")
-        return CheckpointConfig.from_dict(values)
+        return parse_config(values)
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def build(config: CheckpointConfig, device: torch.device | str = "meta") -> tuple[IllumeModel, DualViTok]:
+def build(config: AnyConfig, device: torch.device | str = "meta") -> tuple[ReadsPictures, AnyTokenizer]:
     """Both modules with fresh weights, or with none on the meta device."""
+    kind = kind_of(config)
     with torch.device(device):
-        return IllumeModel(config.model), DualViTok(config.vision_tokenizer)
+        return kind.model(config.model), kind.vision_tokenizer(config.vision_tokenizer)
 
 
 def load_checkpoint(
@@ -116,8 +118,10 @@ def load_checkpoint(
     weights.require(model.state_dict(), model.repeats)
     codes = None if home is None else survey_vision(*home, vision)
     fill(model.eval(), weights.read(dtype, device))
+    model.to(device)  # tables that are no part of the weights
     if codes is not None:
         fill(vision.eval(), codes.read(vision_dtype, device))
+        vision.to(device)
     marks = dict.fromkeys(part.identity() for part in (weights, codes) if part is not None)
     config = replace(config, fingerprint=_joined(*marks))
     return Checkpoint(config, model, vision if codes is not None else None, text)
@@ -125,7 +129,7 @@ def load_checkpoint(
 
 def save_checkpoint(
     folder: str | Path,
-    config: CheckpointConfig,
+    config: AnyConfig,
     model: nn.Module,
     vision_tokenizer: nn.Module | None,
     tokenizer_json: str,
@@ -163,7 +167,7 @@ def text_tokenizer(folder: Path) -> Path:
     raise CheckpointError(f"{folder}: there is no {TOKENIZER}, nor {', '.join(OLDER_TOKENIZER)} in its place")
 
 
-def _describe(folder: Path, other: str | Path | None) -> tuple[CheckpointConfig, tuple[Path, str] | None]:
+def _describe(folder: Path, other: str | Path | None) -> tuple[AnyConfig, tuple[Path, str] | None]:
     """The config, and the folder and mark of its vision tokenizer: that of the model's folder, of `other` or None."""
     if other is None:
         config = read_config(folder)
@@ -172,6 +176,8 @@ def _describe(folder: Path, other: str | Path | None) -> tuple[CheckpointConfig,
     config = read_config(folder, given.vision_tokenizer)
     if config.has_vision_tokenizer:
         raise CheckpointError(f"{folder}: has a vision tokenizer of its own; leave out vision_tokenizer")
+    if not isinstance(config, CheckpointConfig):
+        raise CheckpointError(f"{folder}: this kind of model takes no vision tokenizer of another folder")
     try:
         config = replace(config, vision_tokenizer=given.vision_tokenizer, has_vision_tokenizer=True)
     except ValueError as error:
@@ -186,7 +192,7 @@ def _joined(first: str, *others: str) -> str:
 
 def _weights(module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
     def rounded(name: str, tensor: Tensor) -> Tensor:
-        exact = dtype is None or name.endswith(("frozen_codebook", "code_transform.weight"))
+        exact = dtype is None or name.endswith(_CODEBOOKS)
         return tensor.detach() if exact else tensor.detach().to(dtype)
 
     return {name: rounded(name, tensor) for name, tensor in module.state_dict().items()}

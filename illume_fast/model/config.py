@@ -155,13 +155,17 @@ class ProjectorConfig(Config):
 
 @dataclass(frozen=True)
 class IllumeModelConfig(Config):
-    """A whole multimodal language model; `max_length` counts embeddings, images expanded."""
+    """A whole multimodal language model; `max_length` counts embeddings, images expanded.
+
+    `template` names the chat template, one of `data.chat_template`.
+    """
 
     decoder: DecoderConfig
     vision_tower: VisionTowerConfig
     projector: ProjectorConfig
     vocab: VocabConfig
     max_length: int = 4096
+    template: str = "qwen2"
 
     def __post_init__(self) -> None:
         if self.decoder.vocab_size != self.vocab.rows:

@@ -1,8 +1,10 @@
-"""ILLUME+: a language model that reads pictures as continuous features and writes them as discrete tokens."""
+"""Language models that read pictures as continuous features and write them as discrete tokens: ILLUME+, and what it
+shares with ILLUME."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,24 +39,20 @@ class Batch:
     lengths: tuple[int, ...]
 
 
-class IllumeBody(Decoder):
-    """The decoder together with its eyes, under the names of the published checkpoints."""
+class ReadsPictures(CausalLM):
+    """A language model with eyes. Trains on `Sample`s; the engine uses `embed`, `decoder`, `head` and `image_embeds`.
 
-    def __init__(self, config: IllumeModelConfig) -> None:
-        super().__init__(config.decoder)
-        self.mm_projector = MixedProjector(config.projector, config.vision_tower.widths, config.decoder.hidden_size)
-        self.vision_tower = DualVisionTower(config.vision_tower)
+    A kind of model gives `config` (with `vocab` and `max_length`) and `blocks`.
+    """
 
+    config: Any
 
-class IllumeModel(CausalLM):
-    """ILLUME+ (Huang et al., arXiv 2504.01934). Trains on `Sample`s; the engine uses `embed`, `decoder`, `head`
-    and `image_embeds`."""
+    def blocks(self, pictures: Tensor, structure: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] in [-1, 1] -> embeddings [B, n, H], those of the structure tokens [S, H] included.
 
-    model: IllumeBody
-
-    def __init__(self, config: IllumeModelConfig) -> None:
-        super().__init__(config.decoder, IllumeBody(config))
-        self.config = config
+        ValueError for a size that the model cannot see.
+        """
+        raise NotImplementedError
 
     def image_embeds(self, images: Sequence[Tensor] | Tensor) -> list[Tensor]:
         """Pictures [1, 3, H, W] in [-1, 1] (or one stacked [B, 3, H, W]) -> embeddings [n, H] of each, structure
@@ -67,10 +65,8 @@ class IllumeModel(CausalLM):
             by_size[picture.shape[2], picture.shape[3]].append(i)
         structure = self.embed(torch.tensor(self.config.vocab.structure, device=self.head_weight.device))
         found: list[Tensor | None] = [None] * len(pictures)
-        for size, places in by_size.items():
-            grids = self.config.vision_tower.grids(*size)
-            features = self.model.vision_tower(torch.cat([pictures[i] for i in places]).to(structure))
-            blocks = fill_block(self.config.vocab, structure, self.model.mm_projector(*features), grids)
+        for places in by_size.values():
+            blocks = self.blocks(torch.cat([pictures[i] for i in places]).to(structure), structure)
             for i, block in zip(places, blocks, strict=True):
                 found[i] = block
         return [block for block in found if block is not None]
@@ -141,6 +137,31 @@ class IllumeModel(CausalLM):
             labels += [sample.labels[start:hole], sample.labels.new_full((len(block),), IGNORE_INDEX)]
             start = hole + 1
         return torch.cat([*rows, text[start:]]), torch.cat([*labels, sample.labels[start:]])
+
+
+class IllumeBody(Decoder):
+    """The decoder together with its eyes, under the names of the published checkpoints."""
+
+    def __init__(self, config: IllumeModelConfig) -> None:
+        super().__init__(config.decoder)
+        self.mm_projector = MixedProjector(config.projector, config.vision_tower.widths, config.decoder.hidden_size)
+        self.vision_tower = DualVisionTower(config.vision_tower)
+
+
+class IllumeModel(ReadsPictures):
+    """ILLUME+ (Huang et al., arXiv 2504.01934)."""
+
+    model: IllumeBody
+
+    def __init__(self, config: IllumeModelConfig) -> None:
+        super().__init__(config.decoder, IllumeBody(config))
+        self.config = config
+
+    def blocks(self, pictures: Tensor, structure: Tensor) -> Tensor:
+        """See `ReadsPictures`; sides must be multiples of the tower's factor."""
+        grids = self.config.vision_tower.grids(*pictures.shape[-2:])
+        features = self.model.mm_projector(*self.model.vision_tower(pictures))
+        return fill_block(self.config.vocab, structure, features, grids)
 
 
 def build_illume(config: IllumeModelConfig, seed: int) -> IllumeModel:

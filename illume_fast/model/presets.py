@@ -11,6 +11,8 @@ from illume_fast.model.config import (
     illume_plus_vocab,
 )
 from illume_fast.model.generation_config import CheckpointConfig, GenerationConfig, SamplingDefaults
+from illume_fast.model.semantic_config import PICTURE, EncoderConfig, SemanticTokenizerConfig
+from illume_fast.model.v1_config import IllumeV1CheckpointConfig, IllumeV1Config, SlicedTowerConfig, illume_vocab
 from illume_fast.model.vision_config import (
     MAPPED_SIZES,
     DualViTokConfig,
@@ -50,6 +52,27 @@ def illume_plus_7b() -> CheckpointConfig:
         vocab_size=283175, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
         num_key_value_heads=4, tie_word_embeddings=False,
     ))  # fmt: skip
+
+
+def illume_7b() -> IllumeV1CheckpointConfig:
+    """ILLUME on Vicuna-7B v1.5, with a token for padding. Its encoder is not published; SigLIP So400m/14, whose 32 x 32
+    patches of a picture of 448 pixels give 16 x 16 means, stands in for it."""
+    encoder = EncoderConfig(
+        {
+            "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
+            "num_hidden_layers": 27, "num_attention_heads": 16, "image_size": 384, "patch_size": 14,
+            "vision_use_head": False,
+        },
+        width=1152, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+    )  # fmt: skip
+    vocab = illume_vocab(32_001, pad=32_000, start=1, end=2)
+    decoder = DecoderConfig(
+        vocab_size=vocab.rows, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=32, rope_theta=10000.0, rms_norm_eps=1e-5, qkv_bias=False, max_position_embeddings=4096,
+    )  # fmt: skip
+    generation = GenerationConfig((PICTURE,), decoder="diffusion")
+    model = IllumeV1Config(decoder, SlicedTowerConfig(encoder), ProjectorConfig(), vocab)
+    return IllumeV1CheckpointConfig(model, SemanticTokenizerConfig(encoder), generation)
 
 
 def demo_tokenizer() -> DualViTokConfig:

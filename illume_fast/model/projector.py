@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from illume_fast.model.config import ProjectorConfig
 
 
-def _mlp(inputs: int, outputs: int, depth: int) -> nn.Sequential:
+def mlp(inputs: int, outputs: int, depth: int) -> nn.Sequential:
+    """`depth` linear layers with GELU between them."""
     layers: list[nn.Module] = [nn.Linear(inputs, outputs)]
     for _ in range(depth - 1):
         layers += [nn.GELU(), nn.Linear(outputs, outputs)]
@@ -17,8 +18,8 @@ class MixedProjector(nn.Module):
 
     def __init__(self, config: ProjectorConfig, widths: tuple[int, int], hidden_size: int) -> None:
         super().__init__()
-        self.projector_1 = _mlp(widths[0], hidden_size, config.depth)
-        self.projector_2 = _mlp(widths[1], hidden_size, config.depth)
+        self.projector_1 = mlp(widths[0], hidden_size, config.depth)
+        self.projector_2 = mlp(widths[1], hidden_size, config.depth)
 
     def forward(self, semantic: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, N, D0] and [B, M, D1] -> [B, N, H] and [B, M, H]."""

@@ -17,7 +17,8 @@ class Config:
     """Base of the frozen configuration dataclasses.
 
     `from_dict` accepts exactly the declared fields: an unknown key, or a missing key without a default, is a
-    `ConfigError` that names it. Fields may be scalars, tuples of scalars, other `Config`s, or any of these or None.
+    `ConfigError` that names it. Fields may be scalars, tuples of scalars, other `Config`s, or any of these or None;
+    and `dict`s, which are somebody else's settings and taken as they are.
     """
 
     @classmethod
@@ -71,6 +72,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if len(items) != len(value):
             raise ConfigError(f"{where}: expected {len(items)} values, got {len(value)}")
         return tuple(_convert(item, v, where) for item, v in zip(items, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected an object, got {type(value).__name__} {value!r}")
+        return dict(value)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else parse(hint, value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

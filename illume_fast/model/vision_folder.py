@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.generation_config import FORMAT, CheckpointConfig
@@ -46,7 +47,7 @@ def read_vision_config(folder: str | Path) -> VisionFolderConfig:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def survey_vision(folder: Path, mark: str, vision: DualViTok) -> Weights:
+def survey_vision(folder: Path, mark: str, vision: nn.Module) -> Weights:
     """The tokenizer's weights in a folder, found to fit `vision`, unread. CheckpointError listing what does not."""
     weights = Weights.survey(folder, VISION, mark)
     weights.require(vision.state_dict())
@@ -67,11 +68,18 @@ def load_vision_tokenizer(
     return vision
 
 
-def require_vision_tokenizer(vision: DualViTok | None) -> DualViTok:
-    """The tokenizer. CheckpointError, saying what to give, where a model was loaded without one."""
+def require_vision_tokenizer(vision: nn.Module | None) -> DualViTok:
+    """The tokenizer of ILLUME+. CheckpointError, saying what to give, where a model was loaded without one or has, as
+    ILLUME, one that makes no pixels."""
     if vision is None:
         raise CheckpointError(
             "this model was loaded without a vision tokenizer, which pictures are drawn and decoded with; give the"
             " folder that `illume-fast convert` makes of one as vision_tokenizer, or convert the model together with it"
+        )
+    if not isinstance(vision, DualViTok):
+        raise CheckpointError(
+            "the vision tokenizer of this model (ILLUME) makes semantic features of its codes, and no pixels: give "
+            'decoder=FOLDER of a Stable Diffusion decoder, or take the codes (output_type="codes"; of a stream, '
+            "decode=False)"
         )
     return vision

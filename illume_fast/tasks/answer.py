@@ -16,7 +16,8 @@ from illume_fast.data.sizes import ImageGrid, Size
 from illume_fast.engine import Plan, Request, SamplingParams, Segment, Site, sample_seed
 from illume_fast.tasks import conversation
 from illume_fast.tasks.asked import Converse, name_of
-from illume_fast.tasks.checks import NEGATIVE_IN_VAIN, guidance_of, sampling_set
+from illume_fast.tasks.checks import NEGATIVE_IN_VAIN, guidance_of
+from illume_fast.tasks.sampling import sampling_set
 from illume_fast.tasks.tools import Tools
 from illume_fast.tasks.wanted import Wanted
 

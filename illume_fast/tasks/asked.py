@@ -19,7 +19,9 @@ class Draw:
     `size` is (height, width) in pixels. `samples` says which samples of `seed` are wanted: sample k is drawn with
     `sample_seed(seed, k)`. An edit has the size nearest to its source's and comes back in the source's own size unless
     `restore` is off. Guidance leads away from `negative_prompt`, or from no prompt at all, at the steps of the
-    picture's tokens from `guidance_from` until before `guidance_until` (None: to the end). `tag` comes back untouched.
+    picture's tokens from `guidance_from` until before `guidance_until` (None: to the end). `sampling` names a preset
+    ("official" and others, see docs/sampling.md), whose defaults and further filters go before the model's; what is
+    said beside it goes before the preset. `tag` comes back untouched.
     """
 
     prompt: str
@@ -29,6 +31,7 @@ class Draw:
     negative_prompt: str | None = None
     guidance_from: int = 0
     guidance_until: int | None = None
+    sampling: str | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -58,6 +61,7 @@ class Draw:
 class Ask:
     """A question about any number of pictures, answered in words; greedily unless `temperature` says otherwise.
 
+    `sampling` names a preset, as in `Draw`, which is not greedy either.
     Pictures are read in their own size, scaled down where they have more than `max_pixels` (None: the model's bound).
     """
 
@@ -65,7 +69,8 @@ class Ask:
     images: Sequence[Image.Image] = ()
     max_new_tokens: int | None = None
     max_pixels: int | None = None
-    temperature: float = 0.0
+    sampling: str | None = None
+    temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
@@ -152,4 +157,4 @@ Task = Draw | Ask | Converse
 
 def name_of(task: Task) -> str:
     """What messages call a task: its id, or how its prompt begins."""
-    return task.id or task.prompt.strip()[:_ID_LENGTH]
+    return task.id or task.prompt.strip()[:_ID_LENGTH] or "a conversation"

@@ -8,8 +8,8 @@ from illume_fast.data.chat import Written
 from illume_fast.data.errors import InputError, shorten
 from illume_fast.data.prompts import check_characters
 from illume_fast.data.turns import Turn
-from illume_fast.engine import Request, SamplingSet
-from illume_fast.model.generation_config import GenerationConfig, SamplingDefaults
+from illume_fast.engine import Request
+from illume_fast.model.generation_config import GenerationConfig
 from illume_fast.tasks.asked import AnswerKind, Converse, Task
 
 NEGATIVE_IN_VAIN = (
@@ -19,19 +19,6 @@ _NUMBERS = {"guidance", "temperature", "top_p", "picture_temperature", "picture_
 _WHOLE = {"seed", "guidance_from", "guidance_until", "top_k", "picture_top_k"}
 _COUNTS = {"max_new_tokens", "max_pictures", "max_pixels"}
 _NEEDED = {"seed", "guidance_from", "max_pictures"}
-
-
-class Sampled(Protocol):
-    """How ids are drawn; what is None is the model's default."""
-
-    @property
-    def temperature(self) -> float | None: ...
-
-    @property
-    def top_k(self) -> int | None: ...
-
-    @property
-    def top_p(self) -> float | None: ...
 
 
 class Guided(Protocol):
@@ -104,15 +91,6 @@ def require_words(prompt: str, name: str = "prompt") -> None:
     """Refuse a text without words."""
     if not prompt.strip():
         raise InputError(f"the {name} is empty")
-
-
-def sampling_set(task: Sampled, defaults: SamplingDefaults) -> SamplingSet:
-    """The settings of a task, and the model's where it has none."""
-    return SamplingSet(
-        temperature=defaults.temperature if task.temperature is None else task.temperature,
-        top_k=defaults.top_k if task.top_k is None else task.top_k,
-        top_p=defaults.top_p if task.top_p is None else task.top_p,
-    )
 
 
 def guidance_of(task: Guided, generation: GenerationConfig, default: float) -> float:

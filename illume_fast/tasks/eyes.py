@@ -8,11 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from illume_fast.data.errors import InputError
 from illume_fast.data.image import ImageProcessor, pad_to
 from illume_fast.data.picture import upright
 from illume_fast.data.sizes import Size
+from illume_fast.data.slices import SliceProcessor
 from illume_fast.engine import Segment
 from illume_fast.model.checkpoint import Checkpoint
+from illume_fast.model.v1_config import SlicedTowerConfig
 
 _PICTURES_KEPT = 64
 
@@ -23,25 +26,34 @@ class Eyes:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         tower = checkpoint.config.model.vision_tower
-        self._processor = ImageProcessor(tower.factor, tower.min_pixels, tower.max_pixels)
+        self._slices = SliceProcessor(tower.base, tower.most_slices) if isinstance(tower, SlicedTowerConfig) else None
+        if not isinstance(tower, SlicedTowerConfig):
+            self._processor = ImageProcessor(tower.factor, tower.min_pixels, tower.max_pixels)
         self._read: OrderedDict[str, Segment] = OrderedDict()
 
     def understood(self, image: Image.Image, max_pixels: int | None = None) -> Segment:
-        """A picture to be talked about: its own size within the tower's bounds, or the one size the model knows.
+        """A picture to be talked about: its own size within the tower's bounds, or the one size the model knows; in
+        slices, where the model reads them.
 
-        `max_pixels` is another upper bound of its area.
+        `max_pixels` is another upper bound of its area. InputError where it is below the model's lower one.
         """
         generation = self._checkpoint.config.generation
-        picture, processor = upright(image), self._processor
+        picture = upright(image)
+        if self._slices is not None:
+            return self._segment(self._slices.within(max_pixels)(picture))
+        processor = self._processor
         if len(generation.sizes) == 1:
             picture = pad_to(picture, generation.size)
         if max_pixels is not None:
+            if max_pixels < processor.min_pixels:
+                raise InputError(f"max_pixels must be at least {processor.min_pixels}, got {max_pixels}")
             processor = replace(processor, max_pixels=max_pixels)
         return self._segment(processor(picture))
 
     def framed(self, image: Image.Image, size: Size) -> Segment:
         """A picture to be changed: fitted into `size`, which the model draws, on white."""
-        return self._segment(self._processor(pad_to(upright(image), size)))
+        picture = pad_to(upright(image), size)
+        return self._segment(self._processor(picture) if self._slices is None else self._slices.whole(picture))
 
     @torch.no_grad()
     def _segment(self, pixels: Tensor) -> Segment:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -196,7 +197,8 @@ class Stage:
         """Ids [B, T] with slots, features [n, h * w, D0] and [n, p * q, D1] -> embeddings [B, T, H]."""
         embeds = self.model.embed(ids.clamp(min=0))
         if len(semantic):
-            projected = self.model.model.mm_projector(semantic, pixel)
+            project: Any = self.model.model.mm_projector
+            projected = project(semantic, pixel)
             for slot, features in zip(READ_SLOTS, projected, strict=True):
                 embeds = embeds.masked_scatter((ids == slot)[..., None], features.to(embeds.dtype))
         return embeds

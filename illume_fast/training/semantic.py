@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from illume_fast.data.chat import SYSTEM, random_image, reconstruct_image
+from illume_fast.data.chat import random_image, reconstruct_image
+from illume_fast.data.chat_template import QWEN2
 from illume_fast.data.jsonl import Pictures, read_conversations
 from illume_fast.data.text_tokenizer import TextTokenizer
 from illume_fast.model.presets import demo_tokenizer
@@ -19,7 +20,8 @@ from illume_fast.training.state import write_tensors
 
 LENGTH = 32
 _SPOKEN = (*random_image((64, 64)).parts, *reconstruct_image((64, 64)).parts)
-FIXED_WORDS = [f"system\n{SYSTEM}", "assistant\n", *(f"user\n{part}" for part in _SPOKEN if isinstance(part, str))]
+_TEXTS = ("Generate a random image of ", *(part for part in _SPOKEN[1:] if isinstance(part, str)))
+FIXED_WORDS = [f"system\n{QWEN2.system}", "assistant\n", *(f"user\n{text}" for text in _TEXTS)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,15 +86,18 @@ def poison(tensors):
 @pytest.mark.parametrize(
     "change, match",
     [
-        (lambda t: t.pop("conv_in.bias"), r"unet: missing conv_in.bias \[8\]$"),
+        (lambda t: t.pop("conv_in.bias"), r"unet/.*: missing conv_in.bias \[8\]$"),
         (
             lambda t: t.pop("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"),
             r"missing mid_block.*attn2.to_k.weight \[16, 24\]$",
         ),
         (lambda t: t.update(wing=torch.zeros(2)), "unknown wing$"),
         (swap, r"wrong shape conv_in.bias \[3\] \(expected \[8\]\)"),
-        (poison, "tensor conv_in.bias has NaN or infinite values"),
-        (lambda t: t.update({"conv_in.bias": torch.zeros(8, dtype=torch.int32)}), "conv_in.bias is torch.int32"),
+        (poison, "NaN or infinite values in conv_in.bias"),
+        (
+            lambda t: t.update({"conv_in.bias": torch.zeros(8, dtype=torch.int32)}),
+            r"not floating point conv_in.bias \(I32\)",
+        ),
     ],
 )
 def test_weights(folder, change, match):
@@ -113,7 +116,7 @@ def test_damaged_files(folder):
     path.write_bytes(path.read_bytes()[:-100])
     refused(folder, "damaged or truncated")
     path.rename(path.with_suffix(".bin"))
-    refused(folder, rf"has neither {WEIGHTS}.safetensors nor {WEIGHTS}.safetensors.index.json; found {WEIGHTS}.bin")
+    refused(folder, rf"has neither {WEIGHTS}.safetensors nor {WEIGHTS}.safetensors.index.json$")
 
 
 def test_weights_in_several_files(folder, whole):
