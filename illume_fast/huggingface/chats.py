@@ -75,6 +75,29 @@ def render(chat: Chat, conversation: Conversation, size: Size | None, add_genera
     return Rendered(ids, tuple(pictures))
 
 
+def texts_of(text: Any) -> list[Any]:
+    """Texts and conversations of a call, as a list of them."""
+    if text is None or (not isinstance(text, str) and not len(text)):
+        raise InputError("there is no text; give a text, a conversation, or a list of either")
+    return [text] if isinstance(text, str) or isinstance(text[0], Mapping) else list(text)
+
+
+def pictures_of(prompts: Sequence[Rendered], images: Any) -> list[Image.Image]:
+    """The pictures of all prompts in order: those that came with them, and `images` for the other places."""
+    empty = [sum(picture is None for picture in prompt.pictures) for prompt in prompts]
+    given: list[Any] = [] if images is None else [images] if isinstance(images, Image.Image) else list(images)
+    if given and all(isinstance(one, list | tuple) for one in given):
+        if [len(one) for one in given] != empty:
+            raise InputError(f"images: {[len(one) for one in given]} for texts with {empty} places for pictures")
+        given = [picture for one in given for picture in one]
+    if wrong := [type(one).__name__ for one in given if not isinstance(one, Image.Image)]:
+        raise InputError(f"images: expected PIL pictures, got {wrong[0]}")
+    if len(given) != sum(empty):
+        raise InputError(f"images: {len(given)} given for {sum(empty)} places; each <image> needs one")
+    every = iter(given)
+    return [next(every) if picture is None else picture for prompt in prompts for picture in prompt.pictures]
+
+
 def _parts(number: int, content: Any, size: Size | None) -> tuple[list[Part], list[Image.Image | None]]:
     if isinstance(content, str):
         check_characters(content, f"message {number}")

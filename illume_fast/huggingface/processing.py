@@ -17,8 +17,8 @@ from illume_fast.data.prompts import check_characters
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size, nearest_size
 from illume_fast.data.text_tokenizer import TextTokenizer
-from illume_fast.decoding import PictureDecoder
-from illume_fast.huggingface.chats import CHAT_TEMPLATE, Conversation, Rendered, render
+from illume_fast.decoding import Decoder, PictureDecoder, decode_pictures
+from illume_fast.huggingface.chats import CHAT_TEMPLATE, Conversation, Rendered, pictures_of, render, texts_of
 from illume_fast.huggingface.configuration import IllumeConfig, refuse_hub
 from illume_fast.huggingface.inputs import pad_rows
 from illume_fast.huggingface.loading import check_neutral
@@ -63,7 +63,7 @@ class IllumeProcessor(ProcessorMixin):
         self.chat_template = CHAT_TEMPLATE
         tower = config.model.vision_tower
         self.image_processor = ImageProcessor(tower.factor, tower.min_pixels, tower.max_pixels)
-        self._decoder: PictureDecoder | None = None
+        self._decoder: Decoder | None = None
         if vision_tokenizer is not None:
             self.set_vision_tokenizer(vision_tokenizer)
 
@@ -101,10 +101,14 @@ class IllumeProcessor(ProcessorMixin):
         return [str(folder / name) for name in written]
 
     def set_vision_tokenizer(self, tokenizer: DualViTok, device: torch.device | str | None = None) -> None:
-        """Decode pictures by `tokenizer`, on its own device or on `device`."""
+        """Decode pictures by the pixel decoder of `tokenizer`, on its own device or on `device`."""
         if device is not None:
             tokenizer.to(device)
-        self._decoder = PictureDecoder(tokenizer, next(tokenizer.parameters()).device)
+        self.set_decoder(PictureDecoder(tokenizer, next(tokenizer.parameters()).device))
+
+    def set_decoder(self, decoder: Decoder) -> None:
+        """Decode pictures by `decoder`: a diffusion decoder, as `decoders.open_decoder` makes one."""
+        self._decoder = decoder
 
     def __call__(
         self,
@@ -136,10 +140,10 @@ class IllumeProcessor(ProcessorMixin):
             raise InputError(f"return_tensors {return_tensors!r} is not supported; allowed is 'pt'")
         if padding_side not in ("left", "right"):
             raise InputError(f"padding_side {padding_side!r} is not known; allowed are 'left', 'right'")
-        prompts = [self._prompt(one, resolution, add_generation_prompt, control_tokens) for one in _texts(text)]
+        prompts = [self._prompt(one, resolution, add_generation_prompt, control_tokens) for one in texts_of(text)]
         if not padding and len({len(prompt.ids) for prompt in prompts}) > 1:
             raise InputError("padding=False: the prompts differ in length; let them be padded, or give them one by one")
-        pictures = _pictures(prompts, images)
+        pictures = pictures_of(prompts, images)
         rows = [torch.tensor(prompt.ids, dtype=torch.int64) for prompt in prompts]
         left = padding_side == "left"
         data: dict[str, Any] = {
@@ -207,25 +211,32 @@ class IllumeProcessor(ProcessorMixin):
         return shown, [part for part in parts if isinstance(part, ImageCodes)], parts
 
     def post_process_images(
-        self, drawn: Tensor | Sequence[Any] | ImageCodes, target_sizes: Sequence[Size] | None = None
+        self,
+        drawn: Tensor | Sequence[Any] | ImageCodes,
+        target_sizes: Sequence[Size] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> list[Image.Image]:
         """What `generate` returned ([B, T] or [T]), or codes -> all its pictures, row by row.
 
-        `target_sizes` (height, width), one for each picture, undo the padding and scaling of an edit's source.
-        ValueError without a vision tokenizer, for a damaged picture, and for another number of sizes than of pictures.
+        `target_sizes` (height, width), one for each picture, undo the padding and scaling of an edit's source. `seeds`,
+        one for each (None: 0), are those of a diffusion decoder's noise. ValueError without a decoder, for a damaged
+        picture, and for another number of sizes or seeds than of pictures.
         """
-        if isinstance(drawn, ImageCodes):
-            drawn = [drawn]
-        given = list(drawn)
-        codes: list[ImageCodes] = given if all(isinstance(one, ImageCodes) for one in given) else []
-        if not codes:
-            rows = [self.tokens.parts(row) for row in rows_of_ids(drawn)]
-            codes = [part for row in rows for part in row if isinstance(part, ImageCodes)]
+        codes = self._codes([drawn] if isinstance(drawn, ImageCodes) else drawn)
         if self._decoder is None:
-            raise ValueError("there is no vision tokenizer; call set_vision_tokenizer(model.vision_tokenizer) first")
-        if target_sizes is not None and len(target_sizes) != len(codes):
-            raise ValueError(f"target_sizes: {len(target_sizes)} sizes for {len(codes)} pictures")
-        pictures = [to_picture(self._decoder.decode([one])[0]) for one in codes]
+            raise ValueError(
+                "there is no decoder; call set_vision_tokenizer(model.vision_tokenizer) or set_decoder first"
+            )
+        for name, given in (("target_sizes", target_sizes), ("seeds", seeds)):
+            if given is not None and len(given) != len(codes):
+                raise ValueError(f"{name}: {len(given)} given for {len(codes)} pictures")
+        noise = [0] * len(codes) if seeds is None else seeds
+        found: dict[int, Image.Image] = {}
+        for size in dict.fromkeys((one.height, one.width) for one in codes):
+            here = [i for i, one in enumerate(codes) if (one.height, one.width) == size]
+            pixels = decode_pictures(self._decoder, [codes[i] for i in here], [noise[i] for i in here])
+            found.update(zip(here, map(to_picture, pixels), strict=True))
+        pictures = [found[i] for i in range(len(codes))]
         if target_sizes is None:
             return pictures
         return [unpad(picture, (size[0], size[1])) for picture, size in zip(pictures, target_sizes, strict=True)]
@@ -246,6 +257,12 @@ class IllumeProcessor(ProcessorMixin):
     def __repr__(self) -> str:
         vocab = self.config.model.vocab
         return f"{type(self).__name__}({vocab.text_size} text tokens of {vocab.size})"
+
+    def _codes(self, drawn: Tensor | Sequence[Any]) -> list[ImageCodes]:
+        if not isinstance(drawn, Tensor) and all(isinstance(one, ImageCodes) for one in drawn):
+            return list(drawn)
+        rows = [self.tokens.parts(row) for row in rows_of_ids(drawn)]
+        return [part for row in rows for part in row if isinstance(part, ImageCodes)]
 
     def _prompt(self, text: Any, size: Size | None, add_generation_prompt: bool, control_tokens: bool) -> Rendered:
         if isinstance(text, ChatText):
@@ -271,26 +288,3 @@ class IllumeProcessor(ProcessorMixin):
         """At its own size within the tower's bounds, or at the one size that the model knows."""
         picture, sizes = upright(image), self.config.generation.sizes
         return self.image_processor(pad_to(picture, sizes[0]) if len(sizes) == 1 else picture)
-
-
-def _texts(text: Any) -> list[Any]:
-    """Texts and conversations of a call, as a list of them."""
-    if text is None or (not isinstance(text, str) and not len(text)):
-        raise InputError("there is no text; give a text, a conversation, or a list of either")
-    return [text] if isinstance(text, str) or isinstance(text[0], Mapping) else list(text)
-
-
-def _pictures(prompts: Sequence[Rendered], images: Any) -> list[Image.Image]:
-    """The pictures of all prompts in order: those that came with them, and `images` for the other places."""
-    empty = [sum(picture is None for picture in prompt.pictures) for prompt in prompts]
-    given: list[Any] = [] if images is None else [images] if isinstance(images, Image.Image) else list(images)
-    if given and all(isinstance(one, list | tuple) for one in given):
-        if [len(one) for one in given] != empty:
-            raise InputError(f"images: {[len(one) for one in given]} for texts with {empty} places for pictures")
-        given = [picture for one in given for picture in one]
-    if wrong := [type(one).__name__ for one in given if not isinstance(one, Image.Image)]:
-        raise InputError(f"images: expected PIL pictures, got {wrong[0]}")
-    if len(given) != sum(empty):
-        raise InputError(f"images: {len(given)} given for {sum(empty)} places; each <image> needs one")
-    every = iter(given)
-    return [next(every) if picture is None else picture for prompt in prompts for picture in prompt.pictures]

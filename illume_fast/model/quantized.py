@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from illume_fast.model.decoder import CausalLM
 from illume_fast.model.fused import lay_together
@@ -52,10 +52,9 @@ def quantize_by(model: CausalLM, config: Any) -> None:
     for name in ("modules_to_not_convert", "include_input_output_embeddings", "untie_embedding_weights"):
         if getattr(config, name, None):
             raise ValueError(f"quantization_config.{name} is not supported: the decoder's layers alone are quantised")
-    before = _weights(model)
     quantize_(model.model.layers, inner, lambda module, name: isinstance(module, nn.Linear))
     # torchao passes over what does not suit a configuration
-    if left := [name for name, weight in _weights(model).items() if weight is before[name]]:
+    if left := [name for name, weight in _weights(model).items() if not _is_torchaos(weight)]:
         raise ValueError(f"{type(inner).__name__} left {len(left)} weights as they were, {left[0]} among them")
 
 
@@ -69,12 +68,16 @@ def prepare(model: CausalLM, quantisation: str | None) -> None:
 
 def is_quantized(model: CausalLM) -> bool:
     """Whether some weight of the decoder's layers is torchao's."""
-    return any(type(weight.data) is not torch.Tensor for weight in _weights(model).values())
+    return any(map(_is_torchaos, _weights(model).values()))
 
 
 def _weights(model: CausalLM) -> dict[str, Any]:
     layers = model.model.layers.named_modules()
     return {f"layers.{name}.weight": module.weight for name, module in layers if isinstance(module, nn.Linear)}
+
+
+def _is_torchaos(weight: Tensor) -> bool:
+    return type(weight.data) is not Tensor
 
 
 def _int8() -> Any:
