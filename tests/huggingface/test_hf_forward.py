@@ -113,7 +113,7 @@ def test_a_step_of_training_goes_through_pictures_too(tiny_folder):
     assert grads["model.vision_tower.pixel_encoder.conv_in.weight"].abs().max() > 0
 
 
-@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("grad", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_decoder_compiles_without_graph_breaks(tiny, grad):
     model, _ = tiny
     torch._dynamo.reset()
