@@ -50,7 +50,7 @@ class Trace:
         self.tokens, self.steps = self.inputs[f"{name}.tokens"].long(), self.case["steps"]
         self.cond, self.uncond = (self._logits(f"{self.case['logits']}.{b}_logits") for b in ("cond", "uncond"))
         h1, w1, h2, w2 = self.case["grid"]
-        self.plan = picture_plan(self.vocab, ImageGrid(0, 0, (h1, w1), (h2, w2)))
+        self.plan = picture_plan(self.vocab, ImageGrid(0, 0, ((h1, w1), (h2, w2))))
 
     def _logits(self, name):
         return self.inputs[name][: self.steps].float()
@@ -81,7 +81,7 @@ class Trace:
         legal = torch.ones(self.vocab.rows, dtype=torch.bool)
         for lo, hi in self.vocab.levels:
             legal[lo:hi] = False
-        legal[[self.vocab.end_of_line, *self.vocab.level_starts, *self.vocab.level_ends]] = False
+        legal[[self.vocab.end_of_line, *(mark for marks in self.vocab.level_marks for mark in marks)]] = False
         return legal
 
     def settings(self, kinds, then=None):
@@ -209,7 +209,7 @@ def test_rows_of_a_batch_have_plans_of_their_own(trace):
     recorded.checked(0)
     assert recorded.tokens[1, 0] != recorded.vocab.start_of_image
     mask = recorded.outputs["mask"].bool()
-    assert mask[1, 1].nonzero().flatten().tolist() == [recorded.vocab.level_starts[0]], "row 1 is forced like row 0"
+    assert mask[1, 1].nonzero().flatten().tolist() == [recorded.vocab.level_marks[0][0]], "row 1 is forced like row 0"
     assert int(recorded.text().sum()) > 1
 
 
@@ -229,5 +229,5 @@ def test_the_unconditional_branch_reads_the_same(trace, name):
     away, guided = (Segment(tuple(prompt)),), SamplingParams(guidance=2.0)
     request = Request(id="", prompt=(Segment((1,)),), plan=recorded.plan, unconditional=away, sampling=guided)
     read = [i for segment in branches(request)[1] for i in segment.ids]
-    assert read == [*expected, recorded.vocab.level_starts[0]]
-    assert recorded.tokens[0, 1] == recorded.vocab.level_starts[0]
+    assert read == [*expected, recorded.vocab.level_marks[0][0]]
+    assert recorded.tokens[0, 1] == recorded.vocab.level_marks[0][0]
