@@ -186,6 +186,22 @@ def test_guidance_keeps_the_pictures_shown_last(pipe):
     assert plain.unconditional is None
 
 
+def test_presets_are_those_of_draws_and_answers(pipe):
+    def sampling(task):
+        (request,) = pipe.tasks.requests(task)
+        return request.sampling
+
+    turn, edit = Turn.user("a dog"), Turn.user(photo(1), "make it green")
+    official = {"sampling": "official", "answer": "image"}
+    assert sampling(Converse(messages=[turn], **official)) == sampling(Draw(prompt="a dog", sampling="official"))
+    drawn = Draw(prompt="make it green", image=photo(1), sampling="official")
+    assert sampling(Converse(messages=[edit], **official)) == sampling(drawn)
+    words = Converse(messages=[turn], answer="text", sampling="official")
+    assert sampling(words) == sampling(Ask(prompt="a dog", sampling="official"))
+    with pytest.raises(InputError, match="officious"):
+        pipe.converse([turn], sampling="officious")
+
+
 def test_history_stands_as_it_was_asked(pipe):
     """What was said to have a picture made is the same when it has been made."""
     first = Turn.user("a dog"), Turn.user(photo(1, 64, 32), "make it green")
