@@ -1,6 +1,6 @@
 """What folding the SDXL decoder's cross-attention saves: weights, multiplications, and time of a UNet's forward pass.
 
-    python -m illume_fast.bench.folding --width 160 --latent 32 --turns 7
+    python -m illume_fast.bench.folding --width 128 --latent 64 --turns 3
 
 counts weights and operations of the real shape on the meta device, and times a UNet of `width` channels (SDXL has 320)
 as it comes, over its zero context of 77 tokens, and folded, taking turns. What they predict is compared before.
@@ -25,7 +25,7 @@ WIDTH = 320
 
 
 def sdxl_unet(width: int = WIDTH) -> Any:
-    """The UNet of ILLUME+'s SDXL decoder, with `width` channels in its first block."""
+    """The UNet of ILLUME+'s SDXL decoder, or one whose every width is `width` / 320 of its."""
     from diffusers import UNet2DConditionModel
 
     unet: Any = UNet2DConditionModel(
@@ -37,7 +37,7 @@ def sdxl_unet(width: int = WIDTH) -> Any:
         block_out_channels=(width, 2 * width, 4 * width),
         layers_per_block=2,
         attention_head_dim=(width // 64, width // 32, width // 16),
-        cross_attention_dim=CONTEXT_WIDTH,
+        cross_attention_dim=CONTEXT_WIDTH * width // WIDTH,
         transformer_layers_per_block=(1, 2, 10),
         use_linear_projection=True,
         addition_embed_type="text_time",
@@ -52,7 +52,7 @@ def forward(unet: Any, latent: int, context: bool, device: str = "cpu", rows: in
     generator = None if device == "meta" else torch.Generator(device).manual_seed(0)
     sample = torch.randn(rows, 4 + CODES, latent, latent, generator=generator, device=device)
     added = {"text_embeds": torch.zeros(rows, 1280, device=device), "time_ids": torch.zeros(rows, 6, device=device)}
-    words = torch.zeros(rows, CONTEXT_TOKENS, CONTEXT_WIDTH, device=device) if context else None
+    words = torch.zeros(rows, CONTEXT_TOKENS, unet.config.cross_attention_dim, device=device) if context else None
     at = torch.tensor(501.0, device=device)
     return lambda: unet(sample, at, words, added_cond_kwargs=added).sample
 
@@ -73,7 +73,7 @@ def count(latent: int) -> dict[str, float]:
 
 @torch.no_grad()
 def measure(width: int, latent: int, turns: int) -> dict[str, float]:
-    """Seconds of a forward pass of two rows, whole and folded: medians over `turns`, taken in turn."""
+    """Seconds of the CPU's time of a forward pass of two rows, whole and folded: medians of `turns`, taken in turn."""
     torch.manual_seed(0)
     whole = sdxl_unet(width)
     for name, weight in whole.named_parameters():
@@ -86,18 +86,18 @@ def measure(width: int, latent: int, turns: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(turns):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            seconds[name].append(time.perf_counter() - start)
-    medians = {f"{name}_seconds": statistics.median(values) for name, values in seconds.items()}
+            seconds[name].append(time.process_time() - start)
+    medians = {f"{name}_cpu_seconds": statistics.median(values) for name, values in seconds.items()}
     return {"width": width, "latent": latent, "threads": torch.get_num_threads(), "turns": turns, **medians}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=160, help="channels of the UNet that is timed")
-    parser.add_argument("--latent", type=int, default=32, help="side of its latents")
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--width", type=int, default=128, help="channels of the UNet that is timed")
+    parser.add_argument("--latent", type=int, default=64, help="side of its latents")
+    parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     for latent in (64, 128):
         print(json.dumps(count(latent)))

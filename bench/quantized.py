@@ -1,10 +1,12 @@
 """Bytes and time of weight-only quantisation by torchao, on the demo and on a decoder of 0.4 billion random weights.
 
-python -m illume_fast.bench.quantized [--models demo large] [--dtypes float32 bfloat16] [--repeats 5] [--json FILE]
+python -m illume_fast.bench.quantized [--models demo large] [--dtypes float32 bfloat16] [--repeats 5]
+    [--tokens 40] [--json FILE]
 
-Each repeat draws one picture of 64 x 64, with guidance, by each kind of weights in turn; a row has the median and the
-quickest time of a step. Bytes are those of the decoder's layers, which each step reads all of. "agree" are the
-picture's codes that are as with whole weights, drawn greedily: the random model's say little, since its scores nearly tie.
+Each repeat draws one picture of 64 x 64 (or its first tokens), with guidance, by each kind of weights in turn; a row
+has the median and the quickest time of a step. Bytes are those of the decoder's layers, all of which each step reads.
+"agree" is the part of the ids that are those of whole weights, drawn greedily; it says little of random weights, whose
+scores nearly tie.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from illume_fast.engine import EngineConfig
 from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
 from illume_fast.model.illume import build_illume
 from illume_fast.model.quantized import KINDS, prepare
-from illume_fast.pipeline import IllumePipeline
+from illume_fast.pipeline import Draw, IllumePipeline
 
 _PROMPT = "a red heart"
 # 0.40 billion weights in the layers
@@ -63,30 +65,28 @@ def layer_bytes(pipeline: IllumePipeline) -> int:
     return total
 
 
-def drawn(pipeline: IllumePipeline) -> tuple[float, torch.Tensor]:
-    """Seconds a step, and the codes of a greedy picture."""
-    steps = 0
-
-    def count(*_: Any) -> None:
-        nonlocal steps
-        steps += 1
-
+def drawn(pipeline: IllumePipeline, most: int) -> tuple[float, torch.Tensor]:
+    """Seconds a step, and the first `most` ids of a picture, drawn greedily and with guidance."""
+    (request,) = pipeline.tasks.requests(Draw(prompt=_PROMPT, guidance=2.0, temperature=0.0))
+    whole = request.plan
+    request = replace(request, plan=replace(whole, forced=whole.forced[:most], site=whole.site[:most]))
+    ends: list[float] = []
     start = time.perf_counter()
-    settings: dict[str, Any] = {"guidance_scale": 2.0, "temperature": 0.0, "seed": 0, "output_type": "codes"}
-    out = pipeline(_PROMPT, **settings, callback_on_step_end=count)
-    seconds = (time.perf_counter() - start) / steps
-    return seconds, torch.cat([level.flatten() for level in out.images[0].levels])
+    (result,) = pipeline.engine.generate([request], lambda progress: ends.append(time.perf_counter()))
+    if result.error is not None:
+        raise result.error
+    return (ends[-1] - start) / len(ends), result.ids
 
 
-def rows_of(model: str, dtype: torch.dtype, repeats: int) -> list[dict[str, Any]]:
+def rows_of(model: str, dtype: torch.dtype, repeats: int, most: int) -> list[dict[str, Any]]:
     """One row for each kind of weights."""
     checkpoint = checkpoint_of(model, dtype)
     pipelines = {kind: pipeline_of(checkpoint, kind) for kind in (None, *KINDS)}
-    codes = {kind: drawn(pipeline)[1] for kind, pipeline in pipelines.items()}
+    codes = {kind: drawn(pipeline, most)[1] for kind, pipeline in pipelines.items()}
     times: dict[str | None, list[float]] = {kind: [] for kind in pipelines}
     for _ in range(repeats):
         for kind, pipeline in pipelines.items():
-            times[kind].append(drawn(pipeline)[0])
+            times[kind].append(drawn(pipeline, most)[0])
     return [
         {
             "model": model,
@@ -115,10 +115,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=("demo", "large"), default=["demo", "large"])
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=1000, help="at most so many of a picture")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     pairs = [(model, getattr(torch, dtype)) for model in options.models for dtype in options.dtypes]
-    rows = [row for model, dtype in pairs for row in rows_of(model, dtype, options.repeats)]
+    rows = [row for model, dtype in pairs for row in rows_of(model, dtype, options.repeats, options.tokens)]
     print("\n".join(table(rows)))
     if options.json is not None:
         options.json.write_text(json.dumps({"where": where(), "rows": rows}, indent=1) + "\n", encoding="utf-8")

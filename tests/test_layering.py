@@ -12,7 +12,7 @@ PACKAGE = ROOT / "illume_fast"
 ALLOWED = {
     "kernels": set(),
     "ops": {"kernels"},
-    "bench": {"pipeline", "tasks", "integrations", "engine", "data", "model", "ops", "kernels"},
+    "bench": {"diffusion", "pipeline", "tasks", "integrations", "engine", "data", "model", "ops", "kernels"},
     "model": {"ops", "kernels"},
     "data": {"model", "ops"},
     "diffusion": {"data", "model", "ops"},

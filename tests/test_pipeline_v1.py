@@ -9,6 +9,7 @@ from tiny_v1 import BASE, tiny_v1_checkpoint, tiny_v1_pipeline
 from torch import Tensor
 
 from illume_fast.data.errors import InputError
+from illume_fast.data.turns import Turn
 from illume_fast.decoders import open_decoder
 from illume_fast.diffusion import DiffusionSettings
 from illume_fast.engine import EngineConfig
@@ -110,7 +111,7 @@ def test_slices_are_read_as_pictures_of_their_own(pipeline):
 
 def test_pixels_need_a_decoder(pipeline):
     for ask in (lambda: pipeline("a cat"), lambda: pipeline("a cat", picture(64, 64), output_type="pt")):
-        with pytest.raises(CheckpointError, match="give decoder=FOLDER of a Stable Diffusion decoder"):
+        with pytest.raises(CheckpointError, match="give the folder of a Stable Diffusion decoder"):
             ask()
     (done,) = pipeline.generate_stream([Draw(prompt="a cat")])
     assert "or take the codes" in str(done.error)
@@ -149,6 +150,28 @@ def test_what_cannot_be_drawn_or_read(pipeline):
         pipeline("a cat", height=256, width=256, output_type="codes")
     with pytest.raises(InputError, match="too long; at most 200:1"):
         pipeline.chat("What is it?", picture(2, 1000))
+
+
+def test_conversations_with_pictures_written_before(pipeline):
+    first = [Turn.user("a red heart")]
+    drawn = Converse(messages=first, answer="image", seed=1, tag=0)
+    (done,) = pipeline.generate_stream([drawn], decode=False)
+    assert torch.equal(done.codes.semantic, codes(pipeline, "a red heart", seed=1)[0])
+    again = Converse(messages=[*first, Turn.assistant(done.codes), Turn.user("make it green")], answer="image", seed=2)
+    shown = Converse(messages=[*first, Turn.assistant(picture(70, 90)), Turn.user("what is it?")], max_new_tokens=4)
+    together = list(pipeline.generate_stream([again, shown], decode=False))
+    assert [d.error for d in together] == [None, None]
+    (request,) = pipeline.tasks.requests(again)
+    ids = [i for segment in request.prompt for i in segment.ids]
+    assert ids.count(pipeline.tasks.vocab.start_of_image) == 1
+    lo, hi = pipeline.tasks.vocab.levels[0]
+    assert [i - lo for i in ids if lo <= i < hi] == done.codes.semantic.flatten().tolist()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "I;16"])
+def test_pictures_of_any_kind_are_read(pipeline, mode):
+    for size in ((1, 1), (150, 70)):
+        assert isinstance(pipeline.chat("What is it?", Image.new(mode, size)), str)
 
 
 def test_saved_and_loaded(tmp_path):

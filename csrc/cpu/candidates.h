@@ -10,6 +10,7 @@
 #include "scratch.h"
 
 namespace illume_fast::ILLUME_FAST_ISA_NS {
+namespace {  // of one file, which inlines it whole
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr int64_t kBlock = 256;  // weights summed together when the draw is looked up
@@ -146,10 +147,11 @@ bool preselect(const T* cond, const T* uncond, float guidance, int64_t size, int
                                              largest(top), s.search_keys, nullptr);
   if (low == kKeyOfMinusInf) return false;
 
+  int32_t *const kept = s.candidates, *const positions = s.positions;  // stores cannot change these
   int64_t count = 0, i = 0;
   const auto keep = [&](vi key, int64_t at) {
     top = key > top ? key : top;
-    count += append_from(key, low, static_cast<int32_t>(at), s.candidates + count, s.positions + count);
+    count += append_from(key, low, static_cast<int32_t>(at), kept + count, positions + count);
   };
   for (; i + kLanes <= size; i += kLanes) keep(mixer.at(cond, uncond, i), i);
   if (i < size) keep(mixer.at_end(cond, uncond, i, size - i), i);
@@ -178,4 +180,5 @@ Candidates candidates(const T* cond, const T* uncond, float guidance, int64_t si
   return candidates<Branches::one>(branch, branch, 0.0f, size, k, s);
 }
 
+}  // namespace
 }  // namespace illume_fast::ILLUME_FAST_ISA_NS

@@ -88,7 +88,7 @@ int32_t top_mass(const Candidates& c, int32_t least, float temperature, float to
 }
 
 // A chain keeps a prefix of the tokens in their order, so that a second one goes on from the least key of the first.
-int32_t second_chain(const Kept& kept, float temperature, int64_t top_k, float top_p, int64_t size, Workspace& s) {
+[[gnu::noinline]] int32_t second_chain(const Kept& kept, float temperature, int64_t top_k, float top_p, int64_t size, Workspace& s) {
   const Candidates& c = kept.c;
   int32_t least = kept.least;
   if (top_k > 0 && top_k < size) {
@@ -133,13 +133,30 @@ int64_t best_of(const Candidates& c) {
   return c.positions == nullptr ? i : c.positions[i];
 }
 
+void write_weights(const Kept& kept, const int64_t* own, int64_t* weights) {
+  const Candidates& c = kept.c;
+  for (int64_t i = 0; i < c.count; ++i) {
+    // padding and masked tokens weigh nothing
+    if (own[i] == 0 || c.keys[i] < kept.least || own[i] < kept.floor) continue;
+    weights[c.positions == nullptr ? i : c.positions[i]] = own[i];
+  }
+}
+
+// The position of the draw, or -1. With `weights`, those instead.
 template <typename T>
-int64_t sample_row(const T* cond, const T* uncond, int64_t size, const SampleParameters& p, int64_t row, Workspace& s) {
+int64_t sample_row(const T* cond, const T* uncond, int64_t size, const SampleParameters& p, int64_t row, Workspace& s,
+                   int64_t* weights) {
   Kept kept;
   const Outcome outcome = filter(cond, uncond, size, p, row, s, &kept);
-  if (outcome == Outcome::none) return -1;
   const Candidates& c = kept.c;
-  if (outcome == Outcome::best) return best_of(c);
+  const int64_t best = outcome == Outcome::best ? best_of(c) : -1;
+  if (weights != nullptr) {
+    std::fill(weights, weights + size, outcome == Outcome::none ? -1 : 0);
+    if (outcome == Outcome::best) weights[best] = static_cast<int64_t>(kWeightScale);
+    if (outcome == Outcome::several) write_weights(kept, s.weights, weights);
+    return best;
+  }
+  if (outcome != Outcome::several) return best;
   const auto seed = static_cast<uint64_t>(at(p.seed, row)), step = static_cast<uint64_t>(at(p.step, row));
   if (p.noise == Noise::race) {
     return race(c.keys, c.positions, s.weights, c.count, kept.least, kept.floor, seed, step);
@@ -148,26 +165,10 @@ int64_t sample_row(const T* cond, const T* uncond, int64_t size, const SamplePar
   return c.positions == nullptr ? i : c.positions[i];
 }
 
+// Writes ids or, where those are null, weights.
 template <typename T>
-void weigh_row(const T* cond, const T* uncond, int64_t size, const SampleParameters& p, int64_t row, Workspace& s,
-               int64_t* weights) {
-  Kept kept;
-  const Outcome outcome = filter(cond, uncond, size, p, row, s, &kept);
-  std::fill(weights, weights + size, outcome == Outcome::none ? -1 : 0);
-  const Candidates& c = kept.c;
-  if (outcome == Outcome::best) weights[best_of(c)] = static_cast<int64_t>(kWeightScale);
-  if (outcome != Outcome::several) return;
-  for (int64_t i = 0; i < c.count; ++i) {
-    // padding and masked tokens weigh nothing
-    if (s.weights[i] == 0 || c.keys[i] < kept.least || s.weights[i] < kept.floor) continue;
-    weights[c.positions == nullptr ? i : c.positions[i]] = s.weights[i];
-  }
-}
-
-// `each` is called with a row's branches, its number and a workspace. False: no memory for that.
-template <typename T, typename Each>
-bool for_rows(const T* cond, int64_t cond_stride, const T* uncond, int64_t uncond_stride, int64_t rows, int64_t size,
-              const Each& each) {
+bool sample(const T* cond, int64_t cond_stride, const T* uncond, int64_t uncond_stride, int64_t* ids, int64_t first,
+            int64_t* weights, int64_t rows, int64_t size, const SampleParameters& p) {
   bool enough = true;
   parallel_for(rows, grain_of(kGrain, size), [&](int64_t begin, int64_t end) {
     Workspace s;
@@ -177,8 +178,23 @@ bool for_rows(const T* cond, int64_t cond_stride, const T* uncond, int64_t uncon
       return;
     }
     for (int64_t row = begin; row < end; ++row) {
-      each(cond + row * cond_stride, uncond == nullptr ? nullptr : uncond + row * uncond_stride, row, s);
+      const T* u = uncond == nullptr ? nullptr : uncond + row * uncond_stride;
+      int64_t* own = ids == nullptr ? weights + row * size : nullptr;
+      const int64_t id = sample_row(cond + row * cond_stride, u, size, p, row, s, own);
+      if (ids != nullptr) ids[row] = id < 0 ? -1 : first + id;
     }
+  });
+  return enough;
+}
+
+bool draw_or_weigh(DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
+                   int64_t* ids, int64_t first, int64_t* weights, int64_t rows, int64_t size,
+                   const SampleParameters& p) {
+  bool enough = false;
+  with_dtype(dtype, [&](auto tag) {
+    using T = decltype(tag);
+    enough = sample(static_cast<const T*>(cond), cond_stride, static_cast<const T*>(uncond), uncond_stride, ids, first,
+                    weights, rows, size, p);
   });
   return enough;
 }
@@ -222,29 +238,14 @@ void cfg_mix(DType dtype, const void* cond, int64_t cond_stride, const void* unc
 
 bool cfg_sample(DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
                 int64_t* ids, int64_t first, int64_t rows, int64_t size, const SampleParameters& parameters) {
-  bool enough = false;
-  with_dtype(dtype, [&](auto tag) {
-    using T = decltype(tag);
-    enough = for_rows(static_cast<const T*>(cond), cond_stride, static_cast<const T*>(uncond), uncond_stride, rows,
-                      size, [&](const T* c, const T* u, int64_t row, Workspace& s) {
-                        const int64_t id = sample_row(c, u, size, parameters, row, s);
-                        ids[row] = id < 0 ? -1 : first + id;
-                      });
-  });
-  return enough;
+  return rows == 0 || draw_or_weigh(dtype, cond, cond_stride, uncond, uncond_stride, ids, first, nullptr, rows, size,
+                                    parameters);
 }
 
 bool cfg_weights(DType dtype, const void* cond, int64_t cond_stride, const void* uncond, int64_t uncond_stride,
                  int64_t* weights, int64_t rows, int64_t size, const SampleParameters& parameters) {
-  bool enough = false;
-  with_dtype(dtype, [&](auto tag) {
-    using T = decltype(tag);
-    enough = for_rows(static_cast<const T*>(cond), cond_stride, static_cast<const T*>(uncond), uncond_stride, rows,
-                      size, [&](const T* c, const T* u, int64_t row, Workspace& s) {
-                        weigh_row(c, u, size, parameters, row, s, weights + row * size);
-                      });
-  });
-  return enough;
+  return rows == 0 || draw_or_weigh(dtype, cond, cond_stride, uncond, uncond_stride, nullptr, 0, weights, rows, size,
+                                    parameters);
 }
 
 }  // namespace illume_fast::ILLUME_FAST_ISA_NS

@@ -28,13 +28,13 @@ class Generating:
         engine_config: Any
 
     _made: tuple[Hashable, Engine] | None = None
+    _tools: Tasks | None = None
 
     @property
     def engine(self) -> Engine:
         """The engine over the weights as they are now: a new one where they were moved, cast, replaced or switched."""
         require_plain(self.core)
-        weights = tuple((id(w), w.device, w.dtype, w.shape) for w in self.core.parameters())
-        key = weights, state_of(self.core), self.engine_config
+        key = tuple(map(_place, self.core.parameters())), state_of(self.core), self.engine_config
         if self._made is None or self._made[0] != key:
             self.__dict__["_made"] = made = key, Engine(self.core, self.engine_config)
             return made[1]
@@ -115,7 +115,7 @@ class Generating:
         }
         _refuse(generation_mode, of_pictures if generation_mode == "text" else {})
         _refuse(generation_mode, {"max_new_tokens": max_new_tokens} if generation_mode == "image" else {})
-        tasks = Tasks(self.checkpoint)
+        tasks = self._tasks()
         prompts = self._prompts(input_ids, attention_mask, one_of(pixel_values, images))
         seeds = seeds_of_answers(seed, generator, len(prompts), num_return_sequences)
         sampling = Sampling(do_sample, temperature, top_k, top_p)
@@ -126,7 +126,7 @@ class Generating:
         if generation_mode == "interleaved":
             words = SamplingParams((sampling.set(tasks.generation.text, greedy=True),))
             painting = Painting(tasks, Sampling(), levels, guidance_scale, away)
-            kind = Interleaving(self.checkpoint, words, painting, target_image_resolution, max_new_tokens)
+            kind = Interleaving(words, painting, target_image_resolution, max_new_tokens)
             answers = kind.ids(self.engine, asked, rows, seeds)
         elif generation_mode == "image":
             painting = Painting(tasks, sampling, levels, guidance_scale, away)
@@ -135,6 +135,13 @@ class Generating:
             answers = self._answers(Writing(tasks, sampling, max_new_tokens), asked, rows, seeds)
         before = pad_rows([torch.tensor(p.ids) for p in asked], tasks.vocab.pad, left=True, width=input_ids.shape[1])
         return torch.cat([before, pad_rows(answers, tasks.vocab.pad, left=False)], dim=1).to(input_ids.device)
+
+    def _tasks(self) -> Tasks:
+        """Chat, sizes and plans; kept, since reading a text tokenizer takes a while."""
+        here, made = self.checkpoint, self._tools
+        if made is None or (made.checkpoint.config, made.checkpoint.tokenizer) != (here.config, here.tokenizer):
+            self.__dict__["_tools"] = made = Tasks(here)
+        return made
 
     def _prompts(self, input_ids: Tensor, mask: Tensor | None, pictures: Pictures | None) -> list[Prompt]:
         ids = [row[where] for row, where in zip(input_ids, rows_of(input_ids, mask), strict=True)]
@@ -166,6 +173,11 @@ class Generating:
             lead = torch.tensor(asked[result.request.tag][0], dtype=torch.int64)
             found[result.request.tag] = torch.cat([lead, result.ids])
         return [found[i] for i in range(len(requests))]
+
+
+def _place(weight: Tensor) -> Hashable:
+    """Where a weight lies; recorded steps hold addresses. One of torchao's has none, and counts as itself."""
+    return weight.data_ptr() if type(weight.data) is Tensor else id(weight), weight.device, weight.dtype, weight.shape
 
 
 def _negatives(ids: Tensor | None, mask: Tensor | None, batch: int) -> list[Prompt] | None:

@@ -9,7 +9,6 @@ from torch import Tensor
 from illume_fast.data.sizes import Size
 from illume_fast.engine import Engine, Request, SamplingParams, Segment
 from illume_fast.huggingface.requests import Painting, Prompt
-from illume_fast.model.checkpoint import Checkpoint
 from illume_fast.stream import Stream
 from illume_fast.tasks import Answer, Converse, Task, Tasks
 
@@ -18,7 +17,6 @@ from illume_fast.tasks import Answer, Converse, Task, Tasks
 class Interleaving:
     """What all rows of a batch have in common; `size` None lets the model choose among its sizes."""
 
-    checkpoint: Checkpoint
     words: SamplingParams
     painting: Painting
     size: Size | None
@@ -42,7 +40,8 @@ class _Rounds(Tasks):
     """Hands the stream the answers to rows of ids where it asks for those to conversations."""
 
     def __init__(self, common: Interleaving, rows: Sequence[tuple[Prompt, int]]) -> None:
-        super().__init__(common.checkpoint)
+        # all that those tasks know, without reading their tokenizer again
+        vars(self).update(vars(common.painting.tasks))
         self._common, self._rows = common, rows
         self.answers: dict[int, _RowAnswer] = {}
 

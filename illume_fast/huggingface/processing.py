@@ -16,7 +16,7 @@ from illume_fast.data.picture import upright
 from illume_fast.data.prompts import check_characters
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.data.sizes import Size, nearest_size
-from illume_fast.data.text_tokenizer import TextTokenizer
+from illume_fast.data.text_tokenizer import TextTokenizer, tokenizer_json
 from illume_fast.decoding import Decoder, PictureDecoder, decode_pictures
 from illume_fast.huggingface.chats import CHAT_TEMPLATE, Conversation, Rendered, pictures_of, render, texts_of
 from illume_fast.huggingface.configuration import IllumeConfig, refuse_hub
@@ -58,6 +58,7 @@ class IllumeProcessor(ProcessorMixin):
     ) -> None:
         self.config = config
         self.tokenizer = TextTokenizer.from_file(tokenizer, config.model.vocab.text_size)
+        self._words = tokenizer_json(Path(tokenizer))
         self.chat = Chat(self.tokenizer, config.model.vocab)
         self.tokens = Tokens(self.tokenizer, config)
         self.chat_template = CHAT_TEMPLATE
@@ -90,7 +91,7 @@ class IllumeProcessor(ProcessorMixin):
         """
         refuse_hub(push_to_hub, rest)
         folder = Path(save_directory)
-        written = {TOKENIZER: self.tokenizer.to_json(), "chat_template.jinja": CHAT_TEMPLATE}
+        written = {TOKENIZER: self._words, "chat_template.jinja": CHAT_TEMPLATE}
         if not (folder / CONFIG).exists():
             written[CONFIG] = IllumeConfig(self.config).to_json_string()
         elif read_config(folder).model.vocab != self.config.model.vocab:

@@ -79,7 +79,7 @@ def require_vision_tokenizer(vision: nn.Module | None) -> DualViTok:
     if not isinstance(vision, DualViTok):
         raise CheckpointError(
             "the vision tokenizer of this model (ILLUME) makes semantic features of its codes, and no pixels: give "
-            'decoder=FOLDER of a Stable Diffusion decoder, or take the codes (output_type="codes"; of a stream, '
-            "decode=False)"
+            "the folder of a Stable Diffusion decoder (decoder=FOLDER, --decoder DIR), or take the codes "
+            '(output_type="codes"; of a stream, decode=False)'
         )
     return vision

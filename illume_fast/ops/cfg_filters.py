@@ -18,6 +18,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CHAIN = ("guidance", "temperature", "top_k", "top_p", "min_p", "seed", "step")
 SECOND_CHAIN = ("then_temperature", "then_top_k", "then_top_p")
 NAMES = (*CHAIN, *SECOND_CHAIN)
+_OFF, _NO_ROWS = (1.0, 0, 1.0), (None, None, None)
 _ROW_DTYPES = dict.fromkeys(("top_k", "seed", "step", "then_top_k"), torch.int64)
 
 
@@ -155,6 +156,17 @@ def split(
     if not guided and (rows[0] is not None or numbers[0] != 1):
         raise ValueError(f"{op}: guidance {values['guidance']} needs the unconditional branch; without it give 1.0")
     return tuple(numbers), tuple(rows)
+
+
+def split_second(
+    op: str, temperature: float | Tensor, top_k: int | Tensor, top_p: float | Tensor
+) -> tuple[tuple[float, ...], tuple[Tensor | None, ...]]:
+    """As `split`, of the second chain, which is off as a rule; that is seen at once."""
+    if temperature.__class__ is float and top_k.__class__ is int and top_p.__class__ is float:
+        if temperature == 1 and top_k == 0 and top_p == 1:
+            return _OFF, _NO_ROWS
+    values = dict(zip(SECOND_CHAIN, (temperature, top_k, top_p), strict=True))
+    return split(op, True, values)
 
 
 def _row_values(op: str, name: str, value: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from illume_fast.kernels.cpu import cfg_head_sample as cpu
 from illume_fast.kernels.cuda import cfg_head_sample as cuda
 from illume_fast.kernels.sampling import HeadParameters, penalized
-from illume_fast.ops.cfg_filters import CHAIN, DTYPES, NAMES, check_rows, each, split
+from illume_fast.ops.cfg_filters import CHAIN, DTYPES, NAMES, check_rows, each, split, split_second
 from illume_fast.ops.cfg_sample import cfg_sample_reference, check_noise
 from illume_fast.ops.dispatch import Backend, declare
 
@@ -190,20 +190,19 @@ def cfg_head_sample(
         "min_p": min_p,
         "seed": seed,
         "step": step,
-        "then_temperature": then_temperature,
-        "then_top_k": then_top_k,
-        "then_top_p": then_top_p,
     }
     numbers, per_row = split("cfg_head_sample", hidden_uncond is not None, values)
-    (penalty,), (penalty_rows,) = split("cfg_head_sample", True, {"repetition_penalty": repetition_penalty})
+    second, second_rows = split_second("cfg_head_sample", then_temperature, then_top_k, then_top_p)
+    penalty, penalty_rows = 1.0, None
+    if repetition_penalty.__class__ is not float or repetition_penalty != 1:
+        (penalty,), (penalty_rows,) = split("cfg_head_sample", True, {"repetition_penalty": repetition_penalty})
     if seen is not None and seen_counts is None:
         seen_counts = seen.new_full(seen.shape[:1], seen.shape[1])
-    n = len(CHAIN)
     if not isinstance(rows, Tensor):
         lo, hi, holes = _hull(rows)
         return cfg_head_sample_op(
-            hidden_cond, hidden_uncond, weight, lo, hi, *numbers[:n], *per_row[:n], bias, holes, noise,
-            *numbers[n:], *per_row[n:], penalty, penalty_rows, seen, seen_counts,
+            hidden_cond, hidden_uncond, weight, lo, hi, *numbers, *per_row, bias, holes, noise,
+            *second, *second_rows, penalty, penalty_rows, seen, seen_counts,
         )  # fmt: skip
     if rows.dtype.is_floating_point or tuple(rows.shape) != (hidden_cond.shape[0], 2):
         shape = f"[{hidden_cond.shape[0]}, 2]"
@@ -214,20 +213,20 @@ def cfg_head_sample(
     ids = hidden_cond.new_empty(hidden_cond.shape[0], dtype=torch.int64)
     for (lo, hi), members in groups.items():
         index = torch.tensor(members, device=hidden_cond.device)
-        mine = [None if r is None else r[index] for r in (*per_row, penalty_rows, seen, seen_counts)]
+        mine = [None if r is None else r[index] for r in (*per_row, *second_rows, penalty_rows, seen, seen_counts)]
         ids[index] = cfg_head_sample_op(
             hidden_cond[index],
             None if hidden_uncond is None else hidden_uncond[index],
             weight,
             lo,
             hi,
-            *numbers[:n],
-            *mine[:n],
+            *numbers,
+            *mine[: len(CHAIN)],
             bias,
             None,
             noise,
-            *numbers[n:],
-            *mine[n : len(NAMES)],
+            *second,
+            *mine[len(CHAIN) : len(NAMES)],
             penalty,
             *mine[len(NAMES) :],
         )

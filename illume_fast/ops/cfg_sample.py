@@ -37,7 +37,16 @@ from illume_fast.kernels.cpu import cfg_sample as cpu
 from illume_fast.kernels.cuda import cfg_sample as cuda
 from illume_fast.kernels.triton import declines as declines_triton
 from illume_fast.kernels.triton import lazily
-from illume_fast.ops.cfg_filters import CHAIN, SECOND_CHAIN, check_logits, check_rows, each, split, weights_reference
+from illume_fast.ops.cfg_filters import (
+    CHAIN,
+    SECOND_CHAIN,
+    check_logits,
+    check_rows,
+    each,
+    split,
+    split_second,
+    weights_reference,
+)
 from illume_fast.ops.dispatch import Backend, declare
 from illume_fast.ops.philox import philox, scaled
 
@@ -108,7 +117,9 @@ def _check(cond: Tensor, uncond: Tensor | None, *parameters: float | Tensor | st
     check_logits("cfg_sample", cond, uncond)
     check_noise("cfg_sample", parameters[14])
     check_rows("cfg_sample", cond, CHAIN, parameters[7:14])
-    check_rows("cfg_sample", cond, SECOND_CHAIN, parameters[18:])
+    temperature, top_k, top_p = second = parameters[18:]
+    if temperature is not None or top_k is not None or top_p is not None:
+        check_rows("cfg_sample", cond, SECOND_CHAIN, second)
 
 
 def check_noise(op: str, noise: object) -> None:
@@ -176,9 +187,7 @@ def cfg_sample(
             "min_p": min_p,
             "seed": seed,
             "step": step,
-            "then_temperature": then_temperature,
-            "then_top_k": then_top_k,
-            "then_top_p": then_top_p,
         },
     )
-    return cfg_sample_op(cond, uncond, *numbers[:7], *rows[:7], noise, *numbers[7:], *rows[7:])
+    second, second_rows = split_second("cfg_sample", then_temperature, then_top_k, then_top_p)
+    return cfg_sample_op(cond, uncond, *numbers, *rows, noise, *second, *second_rows)

@@ -26,9 +26,10 @@ def sample(
     rows, size = cond.shape
     out = torch.empty(rows, dtype=torch.int64)
     cond, uncond = in_rows(cond), in_rows(uncond)
-    values = [v.contiguous() if isinstance(v, Tensor) else None for v in per_row]
+    values = [None if v is None else v.contiguous() for v in per_row]
+    where = addresses(values)
     if not native._C.cfg_sample(
-        *branches(cond, uncond), out.data_ptr(), first, rows, size, numbers, addresses(values), noise == "race"
+        *branches(cond, uncond), out.data_ptr(), first, rows, size, numbers, where, noise == "race"
     ):
         raise MemoryError(f"cfg_sample: no memory to filter rows of {size} logits")
     return out

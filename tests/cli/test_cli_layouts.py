@@ -121,6 +121,8 @@ def test_rows_that_failed_are_left_out_and_told(cli, tiny_model, metadata, tmp_p
     [
         ("geneval", ("--format", "webdataset"), "--layout geneval needs --format png, got webdataset"),
         ("geneval", ("--num-images", 0), "--num-images must be from 1"),
+        ("geneval", ("--size", "all"), "--layout geneval needs one size, got --size all"),
+        ("dpg", ("--size", "32x64,64x64"), "--layout dpg needs one size, got --size 32x64,64x64"),
         ("dpg", ("--num-images", 3), "--layout dpg needs --num-images 1 or 4, got 3"),
         ("dpg", ("--size", "32x64"), "--size: DPG-Bench's grids are of square pictures, got 32x64"),
         ("genai", ("--num-images", 2), "--layout genai needs --num-images 1, got 2"),

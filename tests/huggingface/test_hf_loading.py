@@ -16,7 +16,7 @@ import illume_fast
 from illume_fast.huggingface import IllumeConfig, IllumeForConditionalGeneration, IllumeProcessor
 from illume_fast.huggingface.loading import place
 from illume_fast.model.checkpoint import DEMO, CheckpointError, build, load_checkpoint, read_config
-from illume_fast.model.presets import demo, illume_plus_7b
+from illume_fast.model.presets import demo, illume_7b, illume_plus_7b
 
 
 def tensors_of(model):
@@ -144,6 +144,14 @@ def test_what_cannot_be_saved(tiny_folder, tiny, tmp_path):
 def test_a_config_of_another_model_is_refused(tiny_folder):
     with pytest.raises(ValueError, match="config is not that of"):
         load_tiny(tiny_folder, config=IllumeConfig(demo()))
+
+
+def test_the_first_model_is_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(illume_7b().to_dict()))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for kind in (IllumeForConditionalGeneration, IllumeProcessor):
+        with pytest.raises(CheckpointError, match="where 'illume_plus' alone is served"):
+            kind.from_pretrained(tmp_path)
 
 
 def test_auto_classes(tiny_folder, tmp_path):

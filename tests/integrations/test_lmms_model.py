@@ -199,8 +199,11 @@ def test_a_published_folder_answers_and_says_what_it_lacks_to_draw(golden, tmp_p
     found = made.generate_until([until(0, {"max_new_tokens": 49_152}), until(1)])
     assert found[0]
     assert found[1] == made.pipeline.chat(DOCUMENTS[1]["words"], DOCUMENTS[1]["image"], max_new_tokens=6)
-    with pytest.raises(CheckpointError, match="give decoder=FOLDER"):
-        made.generate_until([until(0, words="[GEN_PROMPT]a dog[/GEN_PROMPT][QUESTION]what is this[/QUESTION]")])
+    marked = "[GEN_PROMPT]a dog[/GEN_PROMPT][QUESTION]what is this[/QUESTION]"
+    with pytest.raises(CheckpointError, match=r"without a vision tokenizer|diffusion decoder"):
+        made.generate_until([until(1), until(0, words=marked)])
+    with pytest.raises(CheckpointError, match=r"without a vision tokenizer|diffusion decoder"):
+        IllumeFast(pretrained=str(tmp_path), device="cpu", enable_visual_cot=True)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support import ROOT
 
 from illume_fast.model.illume_v1 import IllumeV1Model
 from illume_fast.model.presets import illume_7b
@@ -48,6 +49,11 @@ def test_the_model_on_the_meta_device(seven, monkeypatch):
     adapter = 1152 * 4096 + 4096 + 4096 * 4096 + 4096
     assert count(model) == VICUNA_7B + 2 * NEW_TOKENS * 4096 + SIGLIP_SO400M + adapter
     assert count(vision.encoder) == SIGLIP_SO400M
+    page = (ROOT / "docs/illume.md").read_text(encoding="utf-8")
+    eyes = count(model.model.vision_tower) + adapter
+    layers = count(model) - eyes - 2 * seven.model.vocab.rows * 4096
+    for number in (layers, seven.model.vocab.rows * 4096, adapter, count(model), count(vision)):
+        assert f"| {number:,} |".replace(",", " ") in page
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     assert shapes["model.embed_tokens.weight"] == shapes["lm_head.weight"] == [48_388, 4096]
     assert shapes["model.mm_projector.0.weight"] == [4096, 1152]

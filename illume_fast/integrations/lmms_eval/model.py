@@ -57,6 +57,8 @@ class IllumeFast(lmms):
             self.accelerator = Accelerator(cpu=self._device.type == "cpu")
         self.pipeline = _load(self.arguments, self._device)
         self.thinker = Thinker(self.pipeline, self.arguments)
+        if self.arguments.thinks:
+            self.thinker.check()
 
     @property
     def batch_size(self) -> int:
@@ -80,6 +82,9 @@ class IllumeFast(lmms):
             Wording.of(request.args[1])
         repeats = _repeats(requests)
         drawn = [n for n, r in enumerate(requests) if self.arguments.thinks or is_marked(r.args[0])]
+        if drawn:
+            # rather now than when everything else is answered
+            self.thinker.check()
         plain = sorted(set(range(len(requests))) - set(drawn))
         found: dict[int, str] = {}
         with self._progress(len(requests)) as bar:

@@ -79,6 +79,12 @@ class Thinker:
             top_p=arguments.stage2_top_p,
         )
 
+    def check(self) -> None:
+        """Raise what would keep every picture from being drawn; InputError where drawing is forbidden."""
+        if not self.arguments.enable_image_decoding:
+            raise InputError("model_args: enable_image_decoding=False, and a picture is to be drawn")
+        self.pipeline.pictures.check()
+
     def answers(
         self,
         thoughts: Sequence[Callable[[], Thought]],
@@ -115,8 +121,6 @@ class Thinker:
     def _draw(self, thought: Thought) -> Draw | Converse:
         """The picture to think with: drawn from words, or an edit of what is shown, the first giving the size."""
         shown, arguments = thought.question.pictures, self.arguments
-        if not arguments.enable_image_decoding:
-            raise InputError(f"{thought.name}: is to be drawn, and enable_image_decoding=False forbids it")
         words, _ = taken_apart(thought.context, arguments.generation_prompt_template)
         prompt = words.replace(IMAGE_MARK, "").strip() if shown else words
         how: dict[str, Any] = {
