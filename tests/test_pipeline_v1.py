@@ -9,7 +9,6 @@ from tiny_v1 import BASE, tiny_v1_checkpoint, tiny_v1_pipeline
 from torch import Tensor
 
 from illume_fast.data.errors import InputError
-from illume_fast.data.turns import Turn
 from illume_fast.decoders import open_decoder
 from illume_fast.diffusion import DiffusionSettings
 from illume_fast.engine import EngineConfig
