@@ -26,10 +26,10 @@ from illume_fast.records import with_size
 from illume_fast.seeds import Generators, Seeds, drawn_seed, seed_of_each
 from illume_fast.stream import Stream
 from illume_fast.tasks import Ask, Converse, Draw, Task, Tasks
+from illume_fast.tasks.arguments import one_each, plain_seed
 
 __all__ = ["Ask", "Converse", "Done", "Draft", "Draw", "Drawn", "IllumePipeline", "PipelineOutput", "Turn"]
 
-_NAMES: dict[type, str] = {Image.Image: "PIL picture", str: "text", Integral: "whole number"}
 OutputType = Literal["pil", "pt", "codes"]
 StepCallback = Callable[["IllumePipeline", int, int, dict[str, Any]], Any]
 
@@ -122,8 +122,8 @@ class IllumePipeline:
         prompts = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Iterable) else list(prompt)
         if not prompts:
             raise InputError("there is no prompt; give one, or a list of them")
-        images = _one_each("image", image, len(prompts), Image.Image)
-        negatives = _one_each("negative_prompt", negative_prompt, len(prompts), str)
+        images = one_each("image", image, len(prompts), Image.Image)
+        negatives = one_each("negative_prompt", negative_prompt, len(prompts), str)
         if seed is not None and generator is not None:
             raise InputError("give a seed or a generator, not both")
         if (height is None) != (width is None):
@@ -280,23 +280,6 @@ def _runs(seed: Seeds, generator: Generators, prompts: int, count: int) -> list[
     """For each prompt the seeds to draw with, and which samples of each."""
     if generator is None or isinstance(generator, torch.Generator):
         start = drawn_seed(generator) if seed is None else seed
-        return [[(_plain(one), range(count))] for one in _one_each("seed", start, prompts, Integral)]
+        return [[(plain_seed(one), range(count))] for one in one_each("seed", start, prompts, Integral)]
     own = seed_of_each(list(generator), prompts, count)
     return [[(one, (0,)) for one in own[i * count :][:count]] for i in range(prompts)]
-
-
-def _plain(seed: Any) -> Any:
-    """A numpy integer as an int; what is no integer is refused with the task."""
-    return int(seed) if isinstance(seed, Integral) and not isinstance(seed, bool) else seed
-
-
-def _one_each(name: str, value: Any, count: int, kind: type) -> list[Any]:
-    """`value` for each prompt: one for all (or None), or a list of as many."""
-    if value is None or isinstance(value, kind):
-        return [value] * count
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise InputError(f"{name} must be a {_NAMES[kind]} or a list of them, got {shorten(value)}")
-    values = list(value)
-    if len(values) != count:
-        raise InputError(f"{name}: {len(values)} given for {count} prompts; give one, or one for each")
-    return values

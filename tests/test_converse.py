@@ -186,6 +186,22 @@ def test_guidance_keeps_the_pictures_shown_last(pipe):
     assert plain.unconditional is None
 
 
+def test_presets_are_those_of_draws_and_answers(pipe):
+    def sampling(task):
+        (request,) = pipe.tasks.requests(task)
+        return request.sampling
+
+    turn, edit = Turn.user("a dog"), Turn.user(photo(1), "make it green")
+    official = {"sampling": "official", "answer": "image"}
+    assert sampling(Converse(messages=[turn], **official)) == sampling(Draw(prompt="a dog", sampling="official"))
+    drawn = Draw(prompt="make it green", image=photo(1), sampling="official")
+    assert sampling(Converse(messages=[edit], **official)) == sampling(drawn)
+    words = Converse(messages=[turn], answer="text", sampling="official")
+    assert sampling(words) == sampling(Ask(prompt="a dog", sampling="official"))
+    with pytest.raises(InputError, match="officious"):
+        pipe.converse([turn], sampling="officious")
+
+
 def test_history_stands_as_it_was_asked(pipe):
     """What was said to have a picture made is the same when it has been made."""
     first = Turn.user("a dog"), Turn.user(photo(1, 64, 32), "make it green")
@@ -270,43 +286,3 @@ def test_what_was_said_before_an_error_is_kept(tmp_path):
     assert all("the cache has 10" in str(d.error) for d in failed)
     with pytest.raises(RequestError, match="the cache has 10"):
         pipe.converse([Turn.user("draw")], temperature=1.0, seed=failed[0].task.seed)
-
-
-@pytest.mark.parametrize(
-    ("turns", "settings", "reason"),
-    [
-        ([], {}, "the last turn of a conversation must be the user's"),
-        ([Turn.user("a"), Turn.assistant("b")], {}, "the last turn of a conversation must be the user's"),
-        ([Turn.user("a")], {"answer": "picture"}, "answer 'picture' is not known; allowed are text, image"),
-        ([Turn.user("a")], {"size": (33, 32)}, "size 33x32 is not supported; allowed are 32x32, 32x64"),
-        ([Turn.user("a")], {"size": "32x32"}, r"size must be \(height, width\) in pixels, got '32x32'"),
-        ([Turn.user("a")], {"max_pictures": 0}, "max_pictures must be at least 1, got 0"),
-        ([Turn.user("a")], {"max_new_tokens": 1.5}, "max_new_tokens must be a whole number, got 1.5"),
-        ([Turn.user(photo(1), "a")], {"max_pixels": 9}, "max_pixels must be at least 1024, got 9"),
-        ([Turn.user("a")], {"picture_top_p": 2.0}, r"top_p must lie in \[0, 1\], got 2.0"),
-        ([Turn.user(photo(1))], {"answer": "image"}, "the prompt is empty"),
-        ([Turn.user("a")], {"negative_prompt": "b", "guidance": 1.0}, "a negative prompt does nothing"),
-        ([Turn.user("a")], {"negative_prompt": "b", "answer": "text"}, "a negative prompt does nothing without"),
-        ([Turn.user("a\0b")], {}, "a turn of the user has a NUL character or half a surrogate pair in it"),
-        ([{"role": "system", "content": "x"}], {}, "message 0: role 'system' is not allowed"),
-        ([{"role": "user"}], {}, "message 0: expected"),
-        ([{"role": "user", "content": [{"type": "video"}]}], {}, "message 0: expected"),
-        ([{"role": "user", "content": [{"type": "image"}]}], {}, "message 0: there is no picture for an image"),
-        ([{"role": "user", "content": " "}], {}, "message 0: a turn of the user is empty"),
-        ([{"role": "user", "content": "x"}], {"images": [photo(1)]}, "1 more pictures than places for them"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_answered_is_refused(pipe, turns, settings, reason):
-    with pytest.raises(InputError, match=reason):
-        pipe.converse(turns, **settings)
-
-
-def test_turns_hold_what_their_side_can_say():
-    codes = ImageCodes(32, 32, (torch.ones(2, 2).long(),))
-    with pytest.raises(InputError, match="a user shows pictures as PIL pictures"):
-        Turn.user(codes)
-    with pytest.raises(InputError, match="a turn holds texts, PIL pictures and codes, got int"):
-        Turn.user(3)
-    with pytest.raises(InputError, match="a turn of the user is empty"):
-        Turn.user(" ")
-    assert Turn.assistant().words == ""

@@ -9,13 +9,12 @@ from tiny_v1 import BASE, tiny_v1_checkpoint, tiny_v1_pipeline
 from torch import Tensor
 
 from illume_fast.data.errors import InputError
-from illume_fast.data.turns import Turn
 from illume_fast.decoders import open_decoder
 from illume_fast.diffusion import DiffusionSettings
 from illume_fast.engine import EngineConfig
 from illume_fast.model.checkpoint import load_checkpoint, save_checkpoint
 from illume_fast.model.tensor_files import CheckpointError
-from illume_fast.pipeline import Ask, Converse, Draw, IllumePipeline
+from illume_fast.pipeline import Ask, Converse, Draw, IllumePipeline, Turn
 
 pytest.importorskip("sentencepiece")
 pytest.importorskip("transformers")
@@ -191,3 +190,19 @@ def test_saved_and_loaded(tmp_path):
         CheckpointError, match="kind 'illume 3' of model is not known; allowed are 'illume_plus', 'illume'"
     ):
         load_checkpoint(tmp_path / "saved")
+
+
+def test_conversations(pipeline):
+    """Without size tags a picture begins with `<start_of_image>`."""
+
+    def answered(*turns: Turn, **rest: object):
+        (done,) = pipeline.generate_stream([Converse(messages=turns, **rest)], decode=False)
+        assert done.error is None
+        return done
+
+    drawn = answered(Turn.user(PROMPTS[0]), answer="image", seed=3)
+    assert torch.equal(drawn.codes.semantic, codes(pipeline, PROMPTS[0], seed=3)[0])
+    again = answered(Turn.user(PROMPTS[0]), drawn.turn, Turn.user(PROMPTS[2]), answer="image", seed=3)
+    assert not torch.equal(again.codes.semantic, drawn.codes.semantic)
+    (request,) = pipeline.tasks.requests(Converse(messages=[Turn.user(picture(50, 90), "What is it?")]))
+    assert pipeline.tasks.vocab.start_of_image in request.plan.stop_ids

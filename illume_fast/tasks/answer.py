@@ -17,7 +17,7 @@ from illume_fast.engine import Plan, Request, SamplingParams, Segment, Site, sam
 from illume_fast.tasks import conversation
 from illume_fast.tasks.asked import Converse, name_of
 from illume_fast.tasks.checks import NEGATIVE_IN_VAIN, guidance_of
-from illume_fast.tasks.sampling import sampling_set
+from illume_fast.tasks.sampling import answer_sampling, default_guidance, picture_sampling
 from illume_fast.tasks.tools import Tools
 from illume_fast.tasks.wanted import Wanted
 
@@ -31,6 +31,8 @@ class _Drawing:
     top_p: float | None
     guidance: float | None
     negative_prompt: str | None
+    sampling: str | None
+    shows_pictures: bool
     guidance_from: int = 0
     guidance_until: int | None = None
 
@@ -49,15 +51,12 @@ class Answer:
         self._words_left = generation.max_answer if task.max_new_tokens is None else task.max_new_tokens
         self._pictures_left = 0 if task.answer == "text" else task.max_pictures
         drawing = _Drawing(
-            task.picture_temperature, task.picture_top_k, task.picture_top_p, task.guidance, task.negative_prompt
+            *(task.picture_temperature, task.picture_top_k, task.picture_top_p, task.guidance),
+            *(task.negative_prompt, task.sampling, task.shows_pictures),
         )
-        default = generation.edit_guidance if task.shows_pictures else generation.guidance
-        try:
-            self._words = SamplingParams((sampling_set(task, generation.text),))
-            sets = tuple(sampling_set(drawing, d) for d in (generation.semantic, generation.pixel))
-            self._drawing = SamplingParams(sets, guidance_of(drawing, generation, default))
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        self._words = answer_sampling(task, generation)
+        guidance = guidance_of(drawing, generation, default_guidance(drawing, generation))
+        self._drawing = picture_sampling(drawing, generation, guidance)
         if task.negative_prompt is not None and (task.answer == "text" or self._drawing.guidance == 1):
             raise InputError(NEGATIVE_IN_VAIN)
         self._stage = 0

@@ -96,8 +96,9 @@ class Converse:
 
     The answer is "text"; or exactly one picture ("image"); or "interleaved": words, and at most `max_pictures`
     pictures where the model begins one. `max_new_tokens` bounds the words alone. `temperature`, `top_k` and `top_p`
-    are those of the words, `picture_temperature` and so on those of the pictures; `guidance` and `negative_prompt` are
-    as in `Draw`, and lead away from a prompt without words that keeps the pictures the user showed last.
+    are those of the words (greedy without), `picture_temperature` and so on those of the pictures; `sampling` names a
+    preset of both, as in `Draw`. `guidance` and `negative_prompt` are as there, and lead away from a prompt without
+    words that keeps the pictures the user showed last.
 
     `size` is that of every picture of the answer. Without it, the model chooses for an interleaved answer; one
     picture has the size nearest to the first picture of the user's last turn, and comes back in that picture's own
@@ -115,7 +116,7 @@ class Converse:
     max_new_tokens: int | None = None
     max_pictures: int = 4
     max_pixels: int | None = None
-    temperature: float = 0.0
+    temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     guidance: float | None = None
@@ -123,6 +124,7 @@ class Converse:
     picture_temperature: float | None = None
     picture_top_k: int | None = None
     picture_top_p: float | None = None
+    sampling: str | None = None
     as_is: bool = False
     restore: bool = True
     keep: bool = True

@@ -7,7 +7,6 @@ from illume_fast.data.errors import InputError
 from illume_fast.data.sampling_presets import Filters, SamplingPreset, sampling_preset
 from illume_fast.engine import SamplingParams, SamplingSet, SecondChain
 from illume_fast.model.generation_config import GenerationConfig, SamplingDefaults
-from illume_fast.tasks.asked import Draw
 
 
 class Filtered(Protocol):
@@ -30,7 +29,20 @@ class Sampled(Filtered, Protocol):
     def sampling(self) -> str | None: ...
 
 
-def picture_sampling(task: Draw, generation: GenerationConfig, guidance: float) -> SamplingParams:
+class Drawn(Sampled, Protocol):
+    """How pictures are wanted; `shows_pictures` says that they are edits."""
+
+    @property
+    def shows_pictures(self) -> bool: ...
+
+    @property
+    def guidance_from(self) -> int: ...
+
+    @property
+    def guidance_until(self) -> int | None: ...
+
+
+def picture_sampling(task: Drawn, generation: GenerationConfig, guidance: float) -> SamplingParams:
     """Set 0 for semantic and 1 for pixel codes. InputError for numbers out of range or an unknown preset."""
     preset = sampling_preset(task.sampling, editing=task.shows_pictures)
     own = generation if preset is None else preset
@@ -44,7 +56,7 @@ def answer_sampling(task: Sampled, generation: GenerationConfig) -> SamplingPara
     return _params(task, (text,), preset, 1.0, 0, None)
 
 
-def default_guidance(task: Draw, generation: GenerationConfig) -> float:
+def default_guidance(task: Drawn, generation: GenerationConfig) -> float:
     """The scale of guidance of a picture that asks for none."""
     preset = sampling_preset(task.sampling, editing=task.shows_pictures)
     if preset is not None:
