@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from torch import nn
-
 from illume_fast.engine.batch import filled_up
 from illume_fast.engine.cache import PagedCache, PromptStore
 from illume_fast.engine.clock import clock_of
@@ -16,6 +14,7 @@ from illume_fast.engine.run import Machine, Run
 from illume_fast.engine.speculation import Speculation
 from illume_fast.engine.step import Buffers
 from illume_fast.engine.tables import Tables
+from illume_fast.engine.weights import Weights
 
 _DEFAULT_CACHE_BYTES = 2**30
 
@@ -90,7 +89,7 @@ class Engine:
         self.speculation: Speculation | None = None
         self._machine = self._build()
         self._run: Run | None = None
-        self._weights: list[tuple[int, int]] | None = None
+        self._weights = Weights(model)
 
     def _build(self) -> Machine:
         config, cache = self.config, self.cache
@@ -133,7 +132,10 @@ class Engine:
         """
         if self._run is not None:
             raise RuntimeError("engine: already generating; finish or close the first run before starting another")
-        if self._weights_changed():
+        moved, changed = self._weights.look()
+        if moved:
+            self.graphs.forget()
+        if changed:
             self.clear()
         self._run = Run(self._machine, on_step, on_partial)
         try:
@@ -156,16 +158,6 @@ class Engine:
         """Raise RuntimeError, naming what leaked, unless each page is free or kept for later prompts."""
         if self._run is None:
             self.cache.check(self._machine.store.kept)
-
-    def _weights_changed(self) -> bool:
-        """Whether the model's weights were replaced or written to since the last call; True where it cannot be
-        known."""
-        module = self.model.decoder
-        if not isinstance(module, nn.Module):
-            return True
-        weights = [*module.parameters(), *module.buffers()]
-        before, self._weights = self._weights, [(id(w), w._version) for w in weights if not w.is_inference()]
-        return before != self._weights or len(self._weights) < len(weights)
 
     def cancel(self, request_id: str) -> None:
         """Let every sample of a request go at the next step; they are yielded with finish "cancelled" and an `error`.
