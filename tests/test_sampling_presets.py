@@ -37,7 +37,8 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def pipe(tmp_path_factory):
-    return tiny_pipeline(tmp_path_factory.mktemp("tiny"), EngineConfig(max_batch=4, cache_tokens=4096))
+    engine = EngineConfig(max_batch=4, cache_tokens=4096)
+    return tiny_pipeline(tmp_path_factory.mktemp("tiny"), engine, repetition_penalty=1.05)
 
 
 def picture(editing):
@@ -61,6 +62,11 @@ def test_a_preset_is_the_official_scripts_numbers(pipe, name, editing):
         assert (answer.sets, answer.then, answer.repetition_penalty) == (
             (SamplingSet(*text),), sampling.then, 1.05
         )  # fmt: skip
+
+
+def test_the_penalty_is_that_of_the_model(tmp_path):
+    for task in (Draw(prompt=WORDS, sampling="official"), Ask(prompt=WORDS, sampling="official")):
+        assert sampling_of(tiny_pipeline(tmp_path), task).repetition_penalty == 1.0
 
 
 def test_every_preset_is_in_the_table():

@@ -2,8 +2,8 @@
 
 Their evaluation filters twice: its own logits processor with the numbers of each kind of token, and then the warpers of
 Hugging Face's `generate` with those of text, whatever the token. Nothing there sets a repetition penalty, so that of
-the language model's `generation_config.json` holds: 1.05 for Qwen2.5-Instruct of 3B and 7B. The web demo passes
-`generate` neutral numbers and so filters once. docs/sampling.md has the whole table.
+the language model's `generation_config.json` holds. The web demo passes `generate` neutral numbers and so filters once.
+docs/sampling.md has the whole table.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,6 @@ class SamplingPreset:
     pixel: Filters
     guidance: float
     twice: bool = True
-    repetition_penalty: float = 1.05
 
 
 def _preset(text: Filters, codes: Filters, guidance: float, *, twice: bool = True) -> SamplingPreset:

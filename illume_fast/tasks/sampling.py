@@ -46,14 +46,15 @@ def picture_sampling(task: Drawn, generation: GenerationConfig, guidance: float)
     """Set 0 for semantic and 1 for pixel codes. InputError for numbers out of range or an unknown preset."""
     preset = sampling_preset(task.sampling, editing=task.shows_pictures)
     own = generation if preset is None else preset
-    return _params(task, (own.semantic, own.pixel), preset, guidance, task.guidance_from, task.guidance_until)
+    stretch = task.guidance_from, task.guidance_until
+    return _params(task, (own.semantic, own.pixel), preset, generation.repetition_penalty, guidance, *stretch)
 
 
 def answer_sampling(task: Sampled, generation: GenerationConfig) -> SamplingParams:
     """One set, greedy unless a preset or a temperature is given. InputError as for pictures."""
     preset = sampling_preset(task.sampling)
     text = replace(generation.text, temperature=0.0) if preset is None else preset.text
-    return _params(task, (text,), preset, 1.0, 0, None)
+    return _params(task, (text,), preset, generation.repetition_penalty)
 
 
 def default_guidance(task: Drawn, generation: GenerationConfig) -> float:
@@ -68,9 +69,10 @@ def _params(
     task: Sampled,
     defaults: tuple[SamplingDefaults | Filters, ...],
     preset: SamplingPreset | None,
-    guidance: float,
-    since: int,
-    until: int | None,
+    penalty: float,
+    guidance: float = 1.0,
+    since: int = 0,
+    until: int | None = None,
 ) -> SamplingParams:
     try:
         sets = tuple(sampling_set(task, d) for d in defaults)
@@ -80,7 +82,7 @@ def _params(
         # the warpers do not run where the best token is taken
         twice = preset.twice and text.temperature > 0
         then = SecondChain(text.temperature, text.top_k, text.top_p) if twice else None
-        return SamplingParams(sets, guidance, since, until, then, preset.repetition_penalty)
+        return SamplingParams(sets, guidance, since, until, then, penalty)
     except ValueError as error:
         raise InputError(str(error)) from None
 

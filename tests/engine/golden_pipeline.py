@@ -16,7 +16,8 @@ def golden_pipeline(language: Path, vision: Path) -> IllumePipeline:
     config = CheckpointConfig(
         mllm_config(json.loads((language / "config.json").read_text())),
         dual_vitok_config(json.loads((vision / "config.json").read_text())["vq_model"]["config"]),
-        GenerationConfig(((256, 256),)),
+        # of Qwen2.5-Instruct; the official preset alone applies it
+        GenerationConfig(((256, 256),), repetition_penalty=1.05),
     )
     model, tokenizer = build(config, "cpu")
     model.load_state_dict(read_weights(language))
