@@ -81,10 +81,10 @@ def chat(options: Chat) -> int:
     """Answer what `options` asks; the exit code, 1 if an answer of a file failed."""
     options.check()
     from illume_fast.commands.talking import Session, answer_file
-    from illume_fast.jobs.painter import diffusion_settings, load_painter
+    from illume_fast.jobs.loading import ModelSource
+    from illume_fast.jobs.painter import load_painter
 
-    diffusion = diffusion_settings(options)
-    with load_painter(options.model, options.backend, decoder=options.decoder, diffusion=diffusion) as painter:
+    with load_painter(ModelSource.of(options), options.backend) as painter:
         if options.out is not None:
             painter.check_decoder(options)
         if options.turns is not None:

@@ -77,10 +77,11 @@ def evaluate(options: Evaluate) -> None:
     from illume_fast.data.emoji import load_emoji
     from illume_fast.evaluation.emoji_run import EmojiRun, EmojiSettings
     from illume_fast.evaluation.sheets import sheets
+    from illume_fast.jobs.loading import ModelSource
     from illume_fast.jobs.painter import load_painter
 
     emoji = load_emoji(options.data, PICTURE_SIZE)
-    with load_painter(options.model, options.backend, options.batch_size) as painter:
+    with load_painter(ModelSource.of(options), options.backend, options.batch_size) as painter:
         own = {"text_to_image": painter.guidance, "editing": painter.edit_guidance}
         tried = {metric: options.guidance or (scale,) for metric, scale in own.items()}
         settings = EmojiSettings(

@@ -8,7 +8,7 @@ from tyro.conf import arg
 
 from illume_fast.data.errors import InputError
 from illume_fast.data.sampling_presets import sampling_preset
-from illume_fast.jobs.config import Format, JobConfig, check_bounds, option
+from illume_fast.jobs.config import DType, Format, JobConfig, check_bounds, option
 
 MODELS_OWN = "(default: the model's own)"
 NONE = "(default: none)"
@@ -20,6 +20,11 @@ class ModelOptions:
 
     model: Annotated[str, arg(metavar="demo|DIR")] = "demo"
     """The model: "demo", which comes with the package, or the folder of a checkpoint."""
+    vision_tokenizer: Annotated[str | None, arg(metavar="DIR", help_behavior_hint=NONE)] = None
+    """Folder of the vision tokenizer, for a model that comes without one; `illume-fast convert` makes it."""
+    dtype: DType = "float32"
+    """What the language model, and a diffusion decoder, compute in. bfloat16 takes half the memory, and draws other
+    pictures."""
     backend: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the fastest that can)")] = None
     """Run every op on one backend; `illume-fast info` lists them."""
 

@@ -24,7 +24,8 @@ from illume_fast.data.png import encode_png
 from illume_fast.data.prompts import prompt_or_bad
 from illume_fast.jobs.config import JobConfig
 from illume_fast.jobs.ledger import Record
-from illume_fast.jobs.painter import diffusion_settings, load_painter
+from illume_fast.jobs.loading import ModelSource
+from illume_fast.jobs.painter import load_painter
 from illume_fast.jobs.shard import WHOLE, Shard
 from illume_fast.jobs.source import Row
 from illume_fast.jobs.stream import draw_all
@@ -51,14 +52,7 @@ class DrawBatch:
         # kept open as long as the actor lives
         self._stack = ExitStack()
         self.painter = self._stack.enter_context(
-            load_painter(
-                model,
-                self.config.backend,
-                self.config.batch_size,
-                device,
-                decoder=self.config.decoder,
-                diffusion=diffusion_settings(self.config),
-            )
+            load_painter(ModelSource.of(self.config), self.config.backend, self.config.batch_size, device)
         )
         self.painter.check(self.config)
 

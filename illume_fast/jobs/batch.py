@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from illume_fast.data.errors import InputError
 from illume_fast.data.prompt_files import is_prompt_file
 from illume_fast.data.prompts import Prompt, one_prompt
-from illume_fast.jobs.config import SHEET_PICTURES, Format, JobConfig
+from illume_fast.jobs.config import SHEET_PICTURES, DType, Format, JobConfig
 from illume_fast.jobs.shard import Shard
 from illume_fast.jobs.sizes import at_sizes
 from illume_fast.jobs.source import Given, PromptFile, Prompts, Row, Source, Spool
@@ -38,6 +38,8 @@ def generate_batch(
     out: str | Path,
     model: "str | Path | IllumePipeline" = "demo",
     *,
+    vision_tokenizer: str | None = None,
+    dtype: DType = "float32",
     num_images: int = 1,
     seed: int = 0,
     guidance: float | None = None,
@@ -84,6 +86,8 @@ def generate_batch(
     config = JobConfig(
         out=Path(out),
         model=str(model) if loaded is None else loaded.checkpoint.tokenizer.parent.name,
+        vision_tokenizer=vision_tokenizer,
+        dtype=dtype,
         backend=backend,
         num_images=num_images,
         seed=seed,
@@ -110,8 +114,12 @@ def generate_batch(
     config.check()
     if loaded is not None and (workers, devices) != (1, "cpu"):
         raise InputError("a loaded pipeline is one worker on its own device; give workers and devices a model's name")
-    if loaded is not None and (decoder, diffusion_steps, diffusion_guidance) != (None, None, None):
-        raise InputError("a loaded pipeline has its decoder; give decoder and diffusion settings to from_pretrained")
+    said = (decoder, diffusion_steps, diffusion_guidance, vision_tokenizer, dtype)
+    if loaded is not None and said != (None, None, None, None, "float32"):
+        raise InputError(
+            "a loaded pipeline has its tokenizer, dtype and decoder; give these and diffusion settings to"
+            " from_pretrained"
+        )
     return run_job(_source(source), config, on_progress, loaded)
 
 

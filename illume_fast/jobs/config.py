@@ -12,6 +12,8 @@ from illume_fast.jobs.shard import Shard
 
 Format = Literal["png", "webdataset", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+DType = Literal["float32", "bfloat16"]
+DTYPES: tuple[DType, ...] = get_args(DType)
 
 SHEET_PICTURES = 400
 """Most pictures on the contact sheet of a job."""
@@ -52,6 +54,8 @@ class JobConfig:
 
     out: Path
     model: str = "demo"
+    vision_tokenizer: str | None = None
+    dtype: DType = "float32"
     backend: str | None = None
     num_images: int = 1
     seed: int = 0
@@ -84,6 +88,8 @@ class JobConfig:
         if self.size is not None and self.size != "all":
             for size in self.size.split(","):
                 parse_size(size, name("size"))
+        if self.dtype not in DTYPES:
+            raise InputError(f"{name('dtype')} {self.dtype!r} is not known; allowed are {', '.join(DTYPES)}")
         if self.format not in FORMATS:
             raise InputError(f"{name('format')} {self.format!r} is not known; allowed are {', '.join(FORMATS)}")
 

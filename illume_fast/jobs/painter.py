@@ -1,30 +1,25 @@
 """The loaded model, and the settings that a picture depends on."""
 
 import gc
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
 
-from illume_fast import __version__, ops
+from illume_fast import __version__
 from illume_fast.data.errors import InputError
-from illume_fast.data.memory import out_of_memory
 from illume_fast.data.prompts import Prompt, parse_size
 from illume_fast.data.sampling_presets import sampling_preset
 from illume_fast.data.sizes import Size, format_size
-from illume_fast.decoders import open_decoder
-from illume_fast.decoding import Decoder
-from illume_fast.diffusion import DiffusionPictures, DiffusionSettings
-from illume_fast.engine import EngineConfig, sample_seed
+from illume_fast.diffusion import DiffusionPictures
+from illume_fast.engine import sample_seed
 from illume_fast.jobs.config import JobConfig, option
 from illume_fast.jobs.ledger import Record
-from illume_fast.model.checkpoint import Checkpoint, load_checkpoint
-from illume_fast.ops.dispatch import Backend, use_backend
+from illume_fast.jobs.loading import ModelSource, largest, load_pipeline, on_backend
 from illume_fast.pipeline import IllumePipeline
+from illume_fast.records import dtype_record
 
 T = TypeVar("T")
 
@@ -116,6 +111,7 @@ class Painter:
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
             "weights": self.pipeline.checkpoint.config.fingerprint,
+            "dtype": dtype_record(self.pipeline.checkpoint),
             **(decoder.record() if isinstance(decoder, DiffusionPictures) else NO_DIFFUSION),
         }
 
@@ -169,7 +165,7 @@ class Painter:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self.pipeline = _largest(checkpoint, replace(config, max_batch=max(1, config.max_batch // 2)), decoder)
+        self.pipeline = largest(checkpoint, replace(config, max_batch=max(1, config.max_batch // 2)), decoder)
 
 
 def _first(*values: T | None) -> T | None:
@@ -179,15 +175,13 @@ def _first(*values: T | None) -> T | None:
 
 @contextmanager
 def load_painter(
-    model: str,
+    source: ModelSource,
     backend: str | None = None,
     batch_size: int = 64,
     device: str = "cpu",
     say: Callable[[str], None] = lambda text: None,
-    decoder: str | None = None,
-    diffusion: DiffusionSettings | None = None,
 ) -> Iterator[Painter]:
-    """Load a model, to be used inside the block on the backend that is named; `decoder` as in `open_decoder`.
+    """Load a model, to be used inside the block on the backend that is named.
 
     Where there is no memory for an engine of `batch_size` pictures, `say` hears of the smaller one that is made.
 
@@ -196,62 +190,8 @@ def load_painter(
         CheckpointError: the model or the decoder is missing or damaged.
     """
     with on_backend(backend):
-        checkpoint = _if_it_fits(lambda: load_checkpoint(model, torch.float32, device))
-        if checkpoint is None:
-            raise InputError(f"out of memory loading model {model} on {device}")
-        pictures = open_decoder(checkpoint, decoder, diffusion, device=device)
         # held by the painter alone, so that it can let go of it
-        painter = Painter(_largest(checkpoint, EngineConfig(max_batch=batch_size), pictures), model)
+        painter = Painter(load_pipeline(source, batch_size, device), source.model)
         if painter.batch_size < batch_size:
             say(f"out of memory for {batch_size} pictures at once; going on with {painter.batch_size}")
         yield painter
-
-
-def diffusion_settings(config: Diffused) -> DiffusionSettings | None:
-    """How a job's diffusion decoder works; None where nothing is said."""
-    given = {"steps": config.diffusion_steps, "guidance": config.diffusion_guidance}
-    said = {name: value for name, value in given.items() if value is not None}
-    return DiffusionSettings(**said) if said else None  # type: ignore[arg-type]
-
-
-def _largest(checkpoint: Checkpoint, config: EngineConfig, decoder: Decoder | None) -> IllumePipeline:
-    """The pipeline of `config`, or of half its batch, and so on, where memory runs out. InputError if none fits."""
-    while True:
-        pipeline = _if_it_fits(partial(IllumePipeline, checkpoint, config, decoder))
-        if pipeline is not None:
-            return pipeline
-        gc.collect()
-        if config.max_batch == 1:
-            raise InputError("out of memory making an engine of one picture at a time; what was done is kept")
-        config = replace(config, max_batch=config.max_batch // 2)
-
-
-def _if_it_fits(make: Callable[[], T]) -> T | None:
-    """What `make` returns, or None when memory ran out."""
-    try:
-        return make()
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-    return None
-
-
-@contextmanager
-def on_backend(name: str | None) -> Iterator[None]:
-    """Run ops on a backend, by default that of ILLUME_FAST_BACKEND. InputError when it is unknown or lacks an op."""
-    backend = name or os.environ.get("ILLUME_FAST_BACKEND") or None
-    known = list(dict.fromkeys(choice.name for name in ops.__all__ for choice in _choices(name)))
-    if backend is not None and backend not in known:
-        raise InputError(f"unknown backend {backend!r}; the backends are {', '.join(known)}")
-    try:
-        with use_backend(backend):
-            yield
-    except RuntimeError as error:
-        # an op that lacks the backend says so when it is called
-        if backend is not None and f"backend {backend!r}" in str(error):
-            raise InputError(str(error)) from error
-        raise
-
-
-def _choices(name: str) -> tuple[Backend, ...]:
-    return getattr(getattr(ops, name), "choices", ())

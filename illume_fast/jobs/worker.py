@@ -10,7 +10,8 @@ from illume_fast.data.errors import InputError
 from illume_fast.data.sequence import ImageCodes
 from illume_fast.jobs.config import JobConfig
 from illume_fast.jobs.ledger import Ledger
-from illume_fast.jobs.painter import Painter, diffusion_settings, load_painter, on_backend
+from illume_fast.jobs.loading import ModelSource, on_backend
+from illume_fast.jobs.painter import Painter, load_painter
 from illume_fast.jobs.shard import Shard
 from illume_fast.jobs.source import Row, once
 from illume_fast.jobs.stores import Store, open_store
@@ -81,10 +82,8 @@ def _reason(error: Exception | None, origin: str) -> str:
 @contextmanager
 def _painter(config: JobConfig, device: str, pipeline: IllumePipeline | None, observer: Observer) -> Iterator[Painter]:
     if pipeline is None:
-        decoder, settings = config.decoder, diffusion_settings(config)
-        with load_painter(
-            config.model, config.backend, config.batch_size, device, observer.say, decoder, settings
-        ) as painter:
+        source = ModelSource.of(config)
+        with load_painter(source, config.backend, config.batch_size, device, observer.say) as painter:
             yield painter
     else:
         with on_backend(config.backend):

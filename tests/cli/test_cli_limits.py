@@ -7,6 +7,7 @@ import weakref
 import pytest
 from job_files import assert_whole, recorded, results, tokens
 
+from illume_fast.jobs.loading import ModelSource
 from illume_fast.jobs.painter import load_painter
 
 FORMATS = {"png": (), "webdataset": ("--format", "webdataset", "--per-file", 8)}
@@ -107,7 +108,7 @@ def test_too_little_memory_shrinks_the_batch(cli, spawn, prompts, tiny_model, tm
 
 
 def test_a_smaller_batch_lets_go_of_the_larger_one(tiny_model):
-    with load_painter(str(tiny_model), batch_size=5) as painter:
+    with load_painter(ModelSource(model=str(tiny_model)), batch_size=5) as painter:
         before = weakref.ref(painter.pipeline.engine)
         painter.shrink()
         assert before() is None
