@@ -73,10 +73,7 @@ def _vision(values: Mapping[str, Any], sizes: DualViTokConfig | None) -> DualViT
     if not isinstance(said, Mapping):
         # a path of the machine that trained
         return sizes or DualViTokConfig()
-    found = tokenizer_sizes(said, "mm_vision_tower")
-    if sizes is not None and found != sizes:
-        raise ConfigError("mm_vision_tower: its sizes are not those of the vision tokenizer that was given")
-    return found
+    return tokenizer_sizes(said, "mm_vision_tower")
 
 
 def _model(values: Mapping[str, Any], vision: DualViTokConfig, added: Mapping[str, int]) -> IllumeModelConfig:
