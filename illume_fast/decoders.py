@@ -58,7 +58,7 @@ def _sdxl(
 ) -> Decoder:
     """ILLUME+'s decoder of semantic and pixel codes."""
     config, vision = illume_plus(checkpoint.config), checkpoint.vision_tokenizer
-    sizes = [size for size in config.generation.sizes if size not in SIZES]
+    sizes = [size for size in config.generation.allowed_sizes if size not in SIZES]
     factor = config.vision_tokenizer.pixel_encoder.factor
     if sizes or factor != CODE_PIXELS:
         raise CheckpointError(

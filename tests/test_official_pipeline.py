@@ -104,7 +104,9 @@ def test_a_tokenizer_of_other_sizes(official, tokenizer, tmp_path):
     other = tokenizer_sizes(sizes, "here")
     torch.save(DualViTok(other).state_dict(), tmp_path / "file.bin")
     convert_tokenizer(tmp_path / "file.bin", tmp_path / "other", sizes=other)
-    with pytest.raises(CheckpointError, match=r"does not go with it: .*level 1 has 192 ids in the vocabulary, 193 codes"):
+    with pytest.raises(
+        CheckpointError, match=r"does not go with it: .*level 1 has 192 ids in the vocabulary, 193 codes"
+    ):
         load_checkpoint(official, vision_tokenizer=tmp_path / "other")
 
 

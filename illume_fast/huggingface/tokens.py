@@ -108,7 +108,7 @@ class Tokens:
     def codes(self, block: Sequence[int]) -> ImageCodes:
         """Ids from `<start_of_image>` to `<end_of_image>` -> codes. ValueError where that is no picture."""
         reason = f"no size of this model takes {len(block)} tokens"
-        for height, width in self._config.generation.sizes:
+        for height, width in self._config.generation.allowed_sizes:
             grid = ImageGrid(height, width, self._config.vision_tokenizer.grids(height, width))
             if grid.num_tokens != len(block):
                 continue

@@ -117,7 +117,7 @@ def generate_batch(
     said = (decoder, diffusion_steps, diffusion_guidance, vision_tokenizer, dtype)
     if loaded is not None and said != (None, None, None, None, "float32"):
         raise InputError(
-            "a loaded pipeline has its tokenizer, dtype and decoder; give these and diffusion settings to"
+            "a loaded pipeline has its decoder, vision tokenizer and dtype; give these and diffusion settings to"
             " from_pretrained"
         )
     return run_job(_source(source), config, on_progress, loaded)

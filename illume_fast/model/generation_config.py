@@ -32,6 +32,7 @@ class SamplingDefaults(Config):
 class GenerationConfig(Config):
     """Sizes (height, width) the model was trained for, the first the default, and how it samples.
 
+    `extra_sizes` are those of earlier stages of training: drawn where they are asked for, never chosen by themselves.
     `has_unconditional` says whether training dropped prompts, without which guidance means nothing. `decoder` says what
     makes pictures of codes unless a user says otherwise: the tokenizer's own "pixel" decoder, or a "diffusion" decoder.
     `repetition_penalty` is that of a published `generation_config.json`, which the official code applies and the plain
@@ -48,6 +49,7 @@ class GenerationConfig(Config):
     max_answer: int = 1024
     decoder: str = "pixel"
     repetition_penalty: float = 1.0
+    extra_sizes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sizes:
@@ -65,6 +67,11 @@ class GenerationConfig(Config):
     def size(self) -> tuple[int, int]:
         """The default size (height, width)."""
         return self.sizes[0]
+
+    @property
+    def allowed_sizes(self) -> tuple[tuple[int, int], ...]:
+        """All sizes that may be asked for."""
+        return *self.sizes, *self.extra_sizes
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class CheckpointConfig(Config):
                     f"{quantizer.codebook_size} codes in the vision tokenizer"
                 )
         tower = self.model.vision_tower
-        for height, width in self.generation.sizes:
+        for height, width in self.generation.allowed_sizes:
             drawn, seen = tokenizer.grids(height, width), tower.grids(height, width)
             if drawn != seen:
                 raise ConfigError(

@@ -6,13 +6,14 @@ a Python file of the official code. Whatever contradicts what this package compu
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from illume_fast.model.config import DecoderConfig, IllumeModelConfig, ProjectorConfig, VisionTowerConfig, build_vocab
-from illume_fast.model.generation_config import CheckpointConfig, GenerationConfig
+from illume_fast.model.generation_config import CheckpointConfig
 from illume_fast.model.official_tokenizer import tokenizer_sizes
-from illume_fast.model.presets import published_sizes
+from illume_fast.model.presets import published_generation
 from illume_fast.model.strict import ConfigError
 from illume_fast.model.tensor_files import CheckpointError, listed, read_json
 from illume_fast.model.vision_config import DualViTokConfig
@@ -43,7 +44,7 @@ def official_config(folder: Path, sizes: DualViTokConfig | None = None) -> Check
     vision = _vision(values, sizes)
     model = _model(values, vision, added_tokens(folder))
     penalty = _repetition_penalty(folder / "generation_config.json")
-    generation = GenerationConfig(published_sizes(), repetition_penalty=penalty, decoder="diffusion")
+    generation = replace(published_generation(), repetition_penalty=penalty)
     return CheckpointConfig(model, vision, generation, has_vision_tokenizer=False)
 
 

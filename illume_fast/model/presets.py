@@ -30,12 +30,13 @@ def _illume_plus(decoder: DecoderConfig) -> CheckpointConfig:
     tokenizer = DualViTokConfig()
     tower = VisionTowerConfig(tokenizer.semantic_encoder.vit, tokenizer.pixel_encoder)
     model = IllumeModelConfig(decoder, tower, ProjectorConfig(), illume_plus_vocab(decoder.vocab_size))
-    return CheckpointConfig(model, tokenizer, GenerationConfig(published_sizes(), decoder="diffusion"))
+    return CheckpointConfig(model, tokenizer, published_generation())
 
 
-def published_sizes() -> tuple[tuple[int, int], ...]:
-    """(height, width) of all sizes that the published models were trained to draw in their last stage."""
-    return tuple(size for size in MAPPED_SIZES if size != _STAGE1_SIZE)
+def published_generation() -> GenerationConfig:
+    """How the published models draw: at the eleven sizes of their last stage, or if asked at that of the first two."""
+    sizes = tuple(size for size in MAPPED_SIZES if size != _STAGE1_SIZE)
+    return GenerationConfig(sizes, decoder="diffusion", extra_sizes=(_STAGE1_SIZE,))
 
 
 def illume_plus_3b() -> CheckpointConfig:

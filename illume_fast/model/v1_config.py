@@ -98,7 +98,7 @@ class IllumeV1CheckpointConfig(Config):
                 f"IllumeV1CheckpointConfig: generation.decoder is {self.generation.decoder!r}; the vision tokenizer "
                 "makes no pixels, so allowed is 'diffusion'"
             )
-        for height, width in self.generation.sizes:
+        for height, width in self.generation.allowed_sizes:
             tokenizer.grids(height, width)
 
 

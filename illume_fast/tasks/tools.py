@@ -35,7 +35,7 @@ class Tools:
 
     def grid(self, size: Size | None) -> ImageGrid:
         """The grid of a size the model draws (None: its default). InputError, listing those, for another."""
-        allowed = self.generation.sizes
+        allowed = self.generation.allowed_sizes
         return image_grid(size or self.generation.size, self.checkpoint.config.vision_tokenizer, allowed)
 
     @torch.no_grad()

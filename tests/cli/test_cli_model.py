@@ -61,7 +61,7 @@ def test_dtypes_do_not_mix_in_one_folder(cli, tiny_model, tmp_path):
 def test_a_loaded_pipeline_has_both(tiny_model, tmp_path):
     pipe = IllumePipeline.from_pretrained(tiny_model)
     for said in ({"dtype": "bfloat16"}, {"vision_tokenizer": str(tiny_model)}):
-        with pytest.raises(InputError, match="a loaded pipeline has its tokenizer, dtype and decoder"):
+        with pytest.raises(InputError, match="a loaded pipeline has its decoder, vision tokenizer and dtype"):
             generate_batch(["red apple"], tmp_path, pipe, **said)
     with pytest.raises(InputError, match="dtype 'int3' is not known; allowed are float32, bfloat16"):
         generate_batch(["red apple"], tmp_path, tiny_model, dtype="int3")

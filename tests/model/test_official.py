@@ -285,3 +285,10 @@ def test_embeddings_that_are_too_few(folder):
     change_config(folder, vocab_size=json.loads((folder / "config.json").read_text())["vocab_size"] + 1)
     with pytest.raises(CheckpointError, match=r"wrong shape model\.embed_tokens\.weight"):
         load_checkpoint(folder)
+
+
+def test_the_size_of_the_first_stages_is_drawn_where_it_is_asked_for(folder):
+    generation = load_checkpoint(folder).config.generation
+    assert len(generation.sizes) == 11
+    assert (256, 256) not in generation.sizes
+    assert generation.allowed_sizes == (*generation.sizes, (256, 256))
