@@ -13,7 +13,7 @@ from torch import Tensor
 
 from illume_fast.bench.clock import Turn
 from illume_fast.bench.engine.contest import Contest, once
-from illume_fast.bench.engine.first import first_version
+from illume_fast.bench.engine.first import as_first_reads, first_version
 from illume_fast.bench.engine.floor import Work, decode_step, reading
 from illume_fast.bench.engine.guided import answers
 from illume_fast.bench.engine.share import outside_share
@@ -76,9 +76,10 @@ def _first(stack: ExitStack, wanted: list[tuple[str, int]], batch: int, decode: 
         folder = first_version()
     except (RuntimeError, OSError) as error:
         return str(error)
-    file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="illume_fast_bench_"))) / "tasks.json"
+    here = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="illume_fast_bench_")))
+    file, model = here / "tasks.json", as_first_reads(resolve("demo"), here / "model")
     file.write_text(json.dumps(wanted), encoding="utf-8")
-    options = str(resolve("demo")), str(file), str(batch), "decoded" if decode else "codes"
+    options = str(model), str(file), str(batch), "decoded" if decode else "codes"
     environment = {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
     return stack.enter_context(Outside("first_engine", options, environment=environment))
 

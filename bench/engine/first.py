@@ -1,6 +1,7 @@
 """The first version of the engine: taken from the history of this checkout, and built, once."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 COMMIT = "de70e399695c94c81a51cc847e7f3049856cd2ff"
 _ROOT = Path(__file__).resolve().parents[2]
+_KEYS = ("model", "vision_tokenizer", "generation", "fingerprint", "format")
 
 
 def first_version(folder: Path = _ROOT / "build" / "first") -> Path:
@@ -28,6 +30,18 @@ def first_version(folder: Path = _ROOT / "build" / "first") -> Path:
         stage.rename(folder)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+    return folder
+
+
+def as_first_reads(model: Path, folder: Path) -> Path:
+    """`folder`, made to hold the files of a model, its `config.json` with those keys alone that the version knows."""
+    folder.mkdir()
+    for file in model.iterdir():
+        if file.name != "config.json":
+            (folder / file.name).symlink_to(file.resolve())
+    values = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    known = {key: value for key, value in values.items() if key in _KEYS}
+    (folder / "config.json").write_text(json.dumps(known), encoding="utf-8")
     return folder
 
 
