@@ -46,10 +46,14 @@ def read_benchmark(name: BenchmarkName, source: str | Path) -> list[BenchmarkRow
         for origin, id, text, metadata in _READERS[name](path):
             if isinstance(id, str) and name == "dpg" and "." in id:
                 raise InputError(f"{origin}: item {id!r}: the scorer ends ids at the first dot")
+            if id is None:
+                raise InputError(f'{origin}: needs an "id", which the scorer knows the picture by')
             prompt = prompt_of({"id": id, "prompt": text}, len(rows), origin)
             rows.append(BenchmarkRow(prompt, metadata))
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text") from None
+    except csv.Error as error:
+        raise InputError(f"{path}: not CSV: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not rows:
@@ -105,10 +109,7 @@ def _dpg_table(path: Path) -> Iterator[Found]:
 
 def _genai(path: Path) -> Iterator[Found]:
     _require(path, "genai", ".json")
-    try:
-        items = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
+    items = _json(path.read_text(encoding="utf-8-sig"), str(path))
     if not isinstance(items, dict):
         raise InputError(f"{path}: expected an object of ids, got {shorten(items)}")
     for id, item in items.items():
@@ -116,17 +117,22 @@ def _genai(path: Path) -> Iterator[Found]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    # not `splitlines`, which breaks at U+2028 and others that a JSON string may hold
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         origin = f"{path} line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{origin}: not JSON: {error}") from None
+        row = _json(line, origin)
         if not isinstance(row, dict):
             raise InputError(f"{origin}: each line must be one JSON object, got {shorten(row)}")
         yield origin, row
+
+
+def _json(text: str, origin: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{origin}: not JSON: {error}") from None
 
 
 def _require(path: Path, name: str, *suffixes: str) -> None:

@@ -64,11 +64,14 @@ def test_genai_keeps_its_keys(tmp_path):
         ("geneval", "m.jsonl", '{"tag": "t", "include": []}', 'needs a "prompt" that is a text'),
         ("geneval", "m.jsonl", "[1]", "line 1: each line must be one JSON object"),
         ("geneval", "m.jsonl", "{", "line 1: not JSON"),
+        ("geneval", "m.jsonl", "[" * 100_000, "line 1: not JSON"),
         ("geneval", "m.jsonl", "\n", "has no prompts of geneval"),
         ("geneval", "m.txt", "x", "allowed are .jsonl"),
         ("dpg", "d.jsonl", '{"id": "a.b", "prompt": "x"}', "the scorer ends ids at the first dot"),
         ("dpg", "d.jsonl", '{"id": "a/b", "prompt": "x"}', "cannot name a file"),
         ("dpg", "d.jsonl", '{"id": "A", "prompt": "x"}\n{"id": "a", "prompt": "y"}', "id 'a' was already used in"),
+        ("dpg", "d.jsonl", '{"prompt": "x"}', 'line 1: needs an "id"'),
+        ("dpg", "d.csv", f'item_id,text\n1,"{"x" * 200_000}"\n', "d.csv: not CSV: field larger"),
         ("dpg", "d.csv", "item_id,words\n1,x\n", "missing columns text"),
         ("dpg", "d.csv", "item_id,text\n1,x\n1,y\n", "item '1' had another text before: 'x'"),
         ("dpg", "d.json", "{}", "allowed are a folder of .txt files, .csv, .jsonl"),
@@ -76,6 +79,7 @@ def test_genai_keeps_its_keys(tmp_path):
         ("genai", "g.json", "{}", "has no prompts of genai"),
         ("genai", "g.json", '{"00000": {"models": {}}}', 'needs a "prompt" that is a text'),
         ("genai", "g.json", "\xff", "not JSON"),
+        ("genai", "g.json", "[" * 100_000, "g.json: not JSON"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(tmp_path, name, file, text, message):
@@ -83,6 +87,13 @@ def test_what_cannot_be_scored_is_refused(tmp_path, name, file, text, message):
     with pytest.raises(InputError) as error:
         read_benchmark(name, tmp_path / file)
     assert message in str(error.value)
+
+
+def test_a_line_ends_at_a_line_feed_alone(tmp_path):
+    # such separators may stand in a JSON string as they are
+    row = {**BENCH, "prompt": "a bench\u2028beside\x85a cow"}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [row.metadata for row in read_benchmark("geneval", tmp_path / "m.jsonl")] == [row]
 
 
 def test_missing_and_undecodable_files_are_named(tmp_path):
