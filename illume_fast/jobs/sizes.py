@@ -42,11 +42,14 @@ def at_sizes(source: Source, config: JobConfig, pipeline: "IllumePipeline | None
     from illume_fast.data.sizes import format_size, format_sizes
     from illume_fast.model.checkpoint import read_config, resolve
 
-    known = read_config(resolve(config.model)).generation.sizes if pipeline is None else pipeline.sizes
-    sizes = known if config.size == "all" else tuple(dict.fromkeys(map(parse_size, config.size.split(","))))
+    known = read_config(resolve(config.model)) if pipeline is None else pipeline.checkpoint.config
+    allowed = known.generation.allowed_sizes
+    if config.size == "all":
+        return AtSizes(source, known.generation.sizes), replace(config, size=None)
+    sizes = tuple(dict.fromkeys(map(parse_size, config.size.split(","))))
     for size in sizes:
-        if size not in known:
+        if size not in allowed:
             raise InputError(
-                f"{option('size')}: size {format_size(size)} is not supported; allowed are {format_sizes(known)}"
+                f"{option('size')}: size {format_size(size)} is not supported; allowed are {format_sizes(allowed)}"
             )
     return AtSizes(source, sizes), replace(config, size=None)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,3 +197,17 @@ def test_every_row_at_several_sizes(cli, tiny_model, tmp_path):
     for size, reason in (("64x64,48x48", "--size: size 48x48 is not supported"), ("64x64,big", "--size: size 'big'")):
         refused = cli("generate", "red apple", "--model", tiny_model, "--out", tmp_path / "bad", "--size", size)
         assert (refused.code, reason in refused.err) == (2, True), refused
+
+
+def test_a_list_may_name_sizes_of_earlier_stages_and_all_leaves_them_out(cli, save_tiny, tmp_path):
+    def earlier(config):
+        first, *rest = config.generation.sizes
+        return replace(config, generation=replace(config.generation, sizes=(first,), extra_sizes=tuple(rest)))
+
+    model = save_tiny(tmp_path / "model", change=earlier)
+    for size, names in (("all", {"0000_64x64_0.png"}), ("32x64,64x64", {"0000_64x64_0.png", "0000_32x64_0.png"})):
+        (tmp_path / "p.txt").write_text("red apple\n")
+        out = tmp_path / size
+        shown = cli("generate", tmp_path / "p.txt", "--model", model, "--out", out, "--size", size)
+        assert shown.code == 0, shown.err
+        assert {path.name for path in (out / "images").iterdir()} == names
