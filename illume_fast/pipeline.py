@@ -74,7 +74,10 @@ class IllumePipeline:
         """
         checkpoint = load_checkpoint(name, dtype, device, vision_tokenizer=vision_tokenizer)
         prepare(checkpoint.model, quantize)
-        return cls(checkpoint, engine, open_decoder(checkpoint, decoder, diffusion, dtype, device))
+        pictures = open_decoder(checkpoint, decoder, diffusion, dtype, device)
+        if diffusion is not None and isinstance(pictures, PictureDecoder):
+            raise InputError("diffusion settings were given, but the pixel decoder makes the pictures; give a decoder")
+        return cls(checkpoint, engine, pictures)
 
     @property
     def sizes(self) -> tuple[Size, ...]:

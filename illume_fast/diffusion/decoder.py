@@ -1,16 +1,17 @@
 """What both diffusion decoders share: the parts of a folder, groups of a fixed number of pictures, and their making."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from illume_fast.data.errors import InputError
+from illume_fast.data.errors import InputError, shorten
 from illume_fast.data.sizes import Size
-from illume_fast.diffusion.denoising import AfterStep, Denoising, OnStep, Predict, noise, seeded, to_uint8
+from illume_fast.diffusion.denoising import AfterStep, Denoising, OnStep, Predict, fresh, noise, seeded, to_uint8
 from illume_fast.diffusion.folder import scheduler_like
 from illume_fast.diffusion.settings import DiffusionSettings
 from illume_fast.diffusion.work import Work
@@ -113,6 +114,10 @@ class LatentDecoder:
             made.append(pixels)
         return torch.cat(made)
 
+    def check(self, settings: DiffusionSettings) -> None:
+        """Raise InputError for settings that no picture can be made with."""
+        fresh(self._scheduler(None, settings), settings.steps)
+
     def start(self, conditions: Tensor, seeds: Sequence[int], settings: DiffusionSettings) -> tuple[Tensor, Work]:
         """Begin a group of at most `together` pictures: (uint8 [N, 3, H, W] on the CPU, the work that fills it)."""
         return self._start(conditions, [seeded(seed) for seed in seeds], settings)
@@ -207,14 +212,23 @@ def generators_of(
     if isinstance(generator, torch.Generator):
         if count != 1:
             raise InputError(f"one generator was given for {count} pictures; give a list of one for each, or seeds")
-        return [generator]
-    if generator is None and (seed is None or isinstance(seed, int)):
-        return [seeded(int(torch.randint(2**53, ())) if seed is None else seed) for _ in range(count)]
+        return [_generator_of(generator)]
+    if generator is None and not isinstance(seed, Iterable):
+        return [_generator_of(int(torch.randint(2**53, ())) if seed is None else seed) for _ in range(count)]
     given: list[Any] = list(generator if generator is not None else seed)  # type: ignore[arg-type]
     if len(given) != count:
         name = "seeds" if generator is None else "generators"
         raise InputError(f"{len(given)} {name} were given for {count} pictures; give one for each")
-    return [seeded(one) if isinstance(one, int) else one for one in given]
+    return [_generator_of(one) for one in given]
+
+
+def _generator_of(one: Any) -> torch.Generator:
+    if isinstance(one, Integral) and -(2**63) <= int(one) < 2**64:
+        return seeded(int(one))
+    if isinstance(one, torch.Generator) and one.device.type == "cpu":
+        return one
+    got = f"a generator on {one.device}" if isinstance(one, torch.Generator) else shorten(one)
+    raise InputError(f"a seed must be a whole number of 64 bits, a generator torch's on the CPU; got {got}")
 
 
 def _padded(rows: Tensor, spare: int) -> Tensor:

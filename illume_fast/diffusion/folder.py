@@ -73,7 +73,9 @@ def scheduler_like(scheduler: Any, name: str) -> Any:
     ends at the first beta; some classes have other defaults.
     """
     library = diffusers()
-    names = {kind.name for kind in library.schedulers.KarrasDiffusionSchedulers} - set(OWN_NOISE)
+    known = {kind.name for kind in library.schedulers.KarrasDiffusionSchedulers} - set(OWN_NOISE)
+    # one of them takes no betas, and so nothing of the folder's
+    names = {name for name in known if "beta_start" in inspect.signature(getattr(library, name).__init__).parameters}
     if name not in names:
         raise InputError(f"scheduler {name!r} is not known; allowed are {', '.join(sorted(names))}")
     try:

@@ -23,7 +23,9 @@ class DiffusionPictures:
     """Decodes pictures through `decoder`, which says what their noise is."""
 
     def __init__(self, decoder: LatentDecoder, settings: DiffusionSettings | None = None) -> None:
+        """InputError for settings that no picture can be made with."""
         self.decoder, self.settings = decoder, settings or DiffusionSettings()
+        decoder.check(self.settings)
 
     def check(self) -> None:
         """Raise what would keep it from making any picture."""

@@ -20,8 +20,8 @@ class DiffusionSettings:
     scheduler: str | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= MAX_STEPS:
-            raise InputError(f"diffusion steps must be from 1 to {MAX_STEPS}, got {self.steps}")
+        if not isinstance(self.steps, int) or not 1 <= self.steps <= MAX_STEPS:
+            raise InputError(f"diffusion steps must be whole, from 1 to {MAX_STEPS}, got {self.steps!r}")
         # written so that NaN fails
-        if not 0 <= self.guidance <= MAX_GUIDANCE:
-            raise InputError(f"diffusion guidance must be from 0 to {MAX_GUIDANCE:g}, got {self.guidance}")
+        if not isinstance(self.guidance, int | float) or not 0 <= self.guidance <= MAX_GUIDANCE:
+            raise InputError(f"diffusion guidance must be from 0 to {MAX_GUIDANCE:g}, got {self.guidance!r}")

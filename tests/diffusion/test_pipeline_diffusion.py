@@ -156,6 +156,17 @@ def test_decoders_that_do_not_fit(model, decoder, tmp_path):
         load(model, decoder=save(tmp_path, tiny_unet()))
 
 
+def test_settings_are_looked_at_before_anything_is_drawn(model, lacking, decoder):
+    with pytest.raises(InputError, match="scheduler 'Euler' is not known"):
+        load(model, decoder=decoder, diffusion=DiffusionSettings(2, scheduler="Euler"))
+    with pytest.raises(InputError, match="PNDMScheduler takes no 2 steps"):
+        load(model, decoder=decoder, diffusion=DiffusionSettings(2, scheduler="PNDMScheduler"))
+    for settings in ({}, {"decoder": "pixel"}):
+        with pytest.raises(InputError, match="diffusion settings were given, but the pixel decoder makes the pictures"):
+            load(model, diffusion=SETTINGS, **settings)
+    assert load(lacking, diffusion=SETTINGS).chat("a small dog", max_new_tokens=2) is not None
+
+
 def test_jobs_write_down_what_made_a_picture(model, decoder, pipe, tmp_path):
     rest = {"model": str(model), "seed": 3}
     diffused = {"decoder": str(decoder), "diffusion_steps": 2, "diffusion_guidance": 1.5}

@@ -1,5 +1,6 @@
 """The SDXL decoder: alone and in batches, schedulers, callbacks, types, and what it refuses."""
 
+import numpy as np
 import pytest
 import torch
 from tiny_diffusion import CODES, save, tiny_unet
@@ -162,14 +163,26 @@ def test_what_is_refused(decoder, maps):
     refused(decoder, maps[0], r"must be floating point \[N, 12, p, q\]")
     refused(decoder, maps, "from 1 to 1000, got 0", num_inference_steps=0)
     refused(decoder, maps, "PNDMScheduler takes no 2 steps", scheduler="PNDMScheduler", num_inference_steps=2)
+    refused(decoder, maps, "must be whole, from 1 to 1000, got 2.5", num_inference_steps=2.5)
     refused(decoder, maps, "from 0 to 100, got nan", guidance_scale=float("nan"))
+    refused(decoder, maps, "from 0 to 100, got '2'", guidance_scale="2")
+    refused(decoder, maps, "a whole number of 64 bits, .*; got 1.5", seed=1.5)
+    refused(decoder, maps, "a whole number of 64 bits, .*; got 18446744073709551616", seed=[1, 2, 2**64])
+    if torch.cuda.is_available():
+        wrong = [torch.Generator("cuda")] * 3
+        refused(decoder, maps, "torch's on the CPU; got a generator on cuda", generator=wrong)
     refused(decoder, maps, "2 seeds were given for 3 pictures", seed=[1, 2])
     refused(decoder, maps, "2 generators were given for 3 pictures", generator=[torch.Generator()] * 2)
     refused(decoder, maps, "one generator was given for 3 pictures", generator=torch.Generator())
     refused(decoder, maps, "a seed or a generator, not both", seed=1, generator=torch.Generator())
     refused(decoder, maps, r"latents must be \[3, 4, 32, 32\], got \[3, 4, 16, 16\]", latents=torch.zeros(3, 4, 16, 16))
+    refused(decoder, maps, "scheduler 'EDMEulerScheduler' is not known", scheduler="EDMEulerScheduler")
     refused(decoder, maps, "scheduler 'Euler' is not known; allowed are DDIMScheduler", scheduler="Euler")
     refused(decoder, maps, "Linear is no scheduler of latent noise", scheduler=torch.nn.Linear(1, 1))
+
+
+def test_seeds_may_be_numpy_s(decoder, maps):
+    assert torch.equal(decoder(maps[:1], seed=np.int64(7), **STEPS), decoder(maps[:1], seed=[7], **STEPS))
 
 
 def test_no_pictures(decoder, maps):
