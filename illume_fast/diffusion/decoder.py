@@ -152,6 +152,9 @@ class LatentDecoder:
             guidance=settings.guidance,
             after_step=after_step,
         )
+        if self._stream is not None:
+            # made on another stream, whose later work must not be given this memory before the first step has read it
+            denoising.latents.record_stream(self._stream)
         there = torch.empty(count, 3, *output, dtype=torch.uint8, pin_memory=self._stream is not None)
         return there, Work(self._pieces(denoising, there), self.device, self._stream)
 
