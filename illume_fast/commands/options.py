@@ -87,7 +87,7 @@ class DecoderOptions:
 
     decoder: Annotated[str | None, arg(metavar="pixel|diffusion|DIR", help_behavior_hint=MODELS_OWN)] = None
     """What makes pictures of codes: the vision tokenizer's own pixel decoder, the diffusion decoder in the model's
-    folder, or the folder of one. A diffusion decoder's pictures are twice as high and as wide."""
+    folder, or the folder of one. Pictures of ILLUME+'s diffusion decoder are twice as high and as wide."""
     diffusion_steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 50)")] = None
     """Steps of the diffusion decoder for a picture; fewer are faster."""
     diffusion_guidance: Annotated[float | None, arg(metavar="G", help_behavior_hint="(default: 2)")] = None

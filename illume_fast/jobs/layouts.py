@@ -90,9 +90,14 @@ class Benchmark:
 
 def _geneval(root: Path, row: BenchmarkRow, entries: Sequence[Entry], merged: Merged) -> None:
     folder = root / row.prompt.id
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    samples = folder / "samples"
+    samples.mkdir(parents=True, exist_ok=True)
     for entry in entries:
-        _link(merged.folder / str(entry.file), folder / "samples" / f"{entry.index:05d}.png")
+        _link(merged.folder / str(entry.file), samples / f"{entry.index:05d}.png")
+    # of an earlier run of more pictures; the scorer would count them
+    for path in samples.glob("[0-9]" * 5 + ".png"):
+        if int(path.stem) >= len(entries):
+            path.unlink()
     text = json.dumps(row.metadata)
     write_atomically(folder / "metadata.jsonl", lambda file: file.write(text.encode()))
 

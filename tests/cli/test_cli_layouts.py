@@ -61,6 +61,16 @@ def test_geneval(cli, tiny_model, metadata, tmp_path):
     assert len({pixels(path).tobytes() for _, samples in found for path in samples}) == 12
 
 
+def test_geneval_with_fewer_pictures_than_before(cli, tiny_model, metadata, tmp_path):
+    out = tmp_path / "out"
+    call = ("generate", metadata, "--model", tiny_model, "--out", out, "--layout", "geneval", "--num-images")
+    assert cli(*call, 2).code == 0
+    assert cli(*call, 1).code == 0
+    found = geneval_reads(out / "geneval")
+    assert [[path.name for path in samples] for _, samples in found] == [["00000.png"]] * 3
+    assert (out / "images" / "00000_1.png").exists()
+
+
 def test_dpg(cli, tiny_model, items, tmp_path):
     out = tmp_path / "out"
     call = ("generate", items, "--model", tiny_model, "--out", out, "--layout", "dpg")
