@@ -61,7 +61,9 @@ def load_pipeline(source: ModelSource, batch_size: int = 64, device: str = "cpu"
     checkpoint = _if_it_fits(load)
     if checkpoint is None:
         raise InputError(f"out of memory loading model {source.model} on {device}")
-    decoder = open_decoder(checkpoint, source.decoder, source.diffusion, dtype, device)
+    decoder = _if_it_fits(partial(open_decoder, checkpoint, source.decoder, source.diffusion, dtype, device))
+    if decoder is None:
+        raise InputError(f"out of memory loading the decoder of model {source.model} on {device}")
     return largest(checkpoint, EngineConfig(max_batch=batch_size), decoder)
 
 

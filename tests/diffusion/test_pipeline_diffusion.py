@@ -186,6 +186,15 @@ def test_jobs_write_down_what_made_a_picture(model, decoder, pipe, tmp_path):
         generate_batch(["a red heart"], tmp_path / "other", pipe, diffusion_steps=3)
 
 
+def test_too_little_memory_for_the_decoder_is_told(model, decoder, tmp_path, monkeypatch):
+    def full(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("illume_fast.diffusion.sdxl.load_vae", full)
+    with pytest.raises(InputError, match=r"out of memory loading the decoder of model .* on cpu"):
+        generate_batch(["a red heart"], tmp_path, str(model), decoder=str(decoder))
+
+
 def test_command_line(model, lacking, decoder, tmp_path, capsys):
     def run(*options):
         return main(["generate", "a red heart", "--out", str(tmp_path / "out"), *map(str, options)])
