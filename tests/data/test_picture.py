@@ -73,7 +73,7 @@ def test_damage_is_refused_whatever_the_decoder_raises(tmp_path, monkeypatch, er
         raise error
 
     monkeypatch.setattr(PngImageFile, "load", decode)
-    with pytest.raises(InputError, match="picture .* cannot be read"):
+    with pytest.raises(InputError, match=r"picture .* cannot be read"):
         load_picture(tmp_path / "x.png")
     with pytest.raises(InputError, match="the picture cannot be read"):
         upright(Image.open(tmp_path / "x.png"))
