@@ -4,6 +4,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def convert_tokenizer(
 
     Raises:
         CheckpointError: the file cannot be read without pickle, is damaged or holds other tensors; or `out` holds
-            something else.
+            something else, which is left as it is.
     """
     try:
         origin = {"name": source.name, "sha256": sha256(source, advance), "ema": ema}
@@ -96,6 +97,7 @@ def read_sizes(path: Path) -> DualViTokConfig:
 def _is_done(out: Path, origin: Mapping[str, Any], advance: Advance) -> bool:
     before = made_from(out)
     if before is None:
+        _require_free(out)
         return False
     if {**before, "name": ""} != {**origin, "name": ""}:
         raise CheckpointError(f"{out}: holds the conversion of another {before.get('name')}; give another --out")
@@ -104,6 +106,16 @@ def _is_done(out: Path, origin: Mapping[str, Any], advance: Advance) -> bool:
     except CheckpointError as error:
         raise CheckpointError(f"{error}; delete the folder to convert again") from None
     return True
+
+
+def _require_free(out: Path) -> None:
+    """Nothing is written over a model. What an interrupted conversion of a tokenizer left is none."""
+    path = out / CONFIG
+    if path.exists() and (others := read_json(path).keys() - {field.name for field in fields(VisionFolderConfig)}):
+        raise CheckpointError(
+            f"{out}: holds a model already (its {CONFIG} has {listed(sorted(others))}); give another --out, or delete"
+            " the folder if it is what an interrupted conversion left"
+        )
 
 
 def _load(path: Path) -> Any:

@@ -166,3 +166,15 @@ def test_what_cannot_be_used(assembled, language, siglip, tmp_path):
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         assemble(broken, siglip, tmp_path / "out", SMALL)
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_sizes_that_cannot_be_are_lines_of_the_command_line(language, tmp_path, capsys):
+    """Also those that only transformers' own config of the encoder tells of."""
+    eyes = write_encoder(tmp_path / "eyes", "qwen2_vl")
+    for option, reason in (
+        (("--width", "65"), "--width must be a multiple of 64, got 65"),
+        (("--image-size", "60"), "image_size 60 must be a multiple of 16 pixels"),
+    ):
+        arguments = ("assemble", "--language", language, "--encoder", eyes, "--out", tmp_path / "out", *option)
+        assert main([str(a) for a in arguments]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith(reason)

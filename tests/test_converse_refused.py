@@ -7,7 +7,7 @@ from tiny_pipeline import tiny_pipeline
 
 from illume_fast.data.errors import InputError
 from illume_fast.data.sequence import ImageCodes
-from illume_fast.pipeline import IllumePipeline, Turn
+from illume_fast.pipeline import Ask, Draw, IllumePipeline, Turn
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +37,30 @@ def pipe(tmp_path_factory) -> IllumePipeline:
         ([{"role": "user", "content": [{"type": "image"}]}], {}, "message 0: there is no picture for an image"),
         ([{"role": "user", "content": " "}], {}, "message 0: a turn of the user is empty"),
         ([{"role": "user", "content": "x"}], {"images": [Image.new("RGB", (32, 32))]}, "1 more pictures than places"),
+        ([{"role": "user", "content": "x"}], {"images": Image.new("L", (1, 1))}, "images must be a list of pictures"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_answered_is_refused(pipe, turns, settings, reason):
     with pytest.raises(InputError, match=reason):
         pipe.converse(turns, **settings)
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        (Ask(prompt="a", images=Image.new("RGB", (32, 32))), "images must be a list of PIL pictures, got <PIL"),
+        (Ask(prompt="a", images="cat.png"), "images must be a list of PIL pictures, got 'cat.png'"),
+        (Ask(prompt="a", images=None), "images must be a list of PIL pictures, got None"),
+        (Draw(prompt="a", samples=3), "samples must be a list of whole numbers from 0 on, got 3"),
+        (Draw(prompt="a", samples=(0, -1)), "samples must be a list of whole numbers from 0 on, got -1"),
+    ],
+)
+def test_lists_that_are_none_fail_alone(pipe, task, reason):
+    good = Ask(prompt="a", max_new_tokens=2)
+    done = {done.task: done for done in pipe.generate_stream([task, good])}
+    assert isinstance(done[task].error, InputError)
+    assert reason in str(done[task].error)
+    assert done[good].error is None
 
 
 def test_turns_hold_what_their_side_can_say():

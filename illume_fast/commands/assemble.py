@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from illume_fast.commands.options import check_range
+from illume_fast.data.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ def assemble(options: Assemble) -> None:
     check_range("--image-size", options.image_size, 16, 4096)
     check_range("--codes", options.codes, 2, 2**20)
     check_range("--width", options.width, 64, 2**16)
+    if options.width % 64:
+        raise InputError(f"--width must be a multiple of 64, got {options.width}")
     check_range("--blocks", options.blocks, 0, 64)
     check_range("--seed", options.seed, 0, 2**63 - 1)
     from illume_fast import assembly

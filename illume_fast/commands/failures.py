@@ -16,6 +16,7 @@ def _is_ours(error: Exception) -> bool:
     # looked up, not imported: a command that failed before torch was loaded has not raised any of these
     names = (
         ("illume_fast.model.checkpoint", "CheckpointError"),
+        ("illume_fast.model.strict", "ConfigError"),
         ("illume_fast.engine.request", "RequestError"),
         ("illume_fast.jobs.supervisor", "WorkerError"),
     )

@@ -2,9 +2,10 @@
 `{"images": [path, ...], "conversations": [{"from": "human" | "gpt", "value": text}, ...]}`."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,25 +25,32 @@ class Conversation:
     turns: tuple[str, ...]
 
 
+def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The JSON values of a .jsonl file, each with where it stands ("FILE line N"); empty lines are left out.
+
+    InputError, naming the file and the line, for what cannot be read or is not JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    # str.splitlines would also part lines at signs that JSON allows inside a text
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{path} line {number}"
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{where}: not JSON: {error}") from None
+            yield where, value
+
+
 def read_conversations(path: Path | str) -> list[Conversation]:
     """All lines of a jsonl file. InputError names the file, the line and what is wrong with it."""
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    found = [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    found = [conversation_of(value, where) for where, value in read_lines(Path(path))]
     if not found:
         raise InputError(f"{path} holds no conversations")
     return found
-
-
-def _parse(line: str, where: str) -> Conversation:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON: {error}") from None
-    return conversation_of(value, where)
 
 
 def conversation_of(value: object, where: str) -> Conversation:

@@ -1,5 +1,7 @@
 """Opening pictures from outside, which may be anything."""
 
+import os
+import struct
 import warnings
 from pathlib import Path
 
@@ -9,8 +11,11 @@ from PIL import Image, ImageOps
 from illume_fast.data.errors import InputError
 
 MAX_PIXELS = 64_000_000
-# what Pillow's decoders raise on damaged data
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError)
+# what Pillow's decoders raise on damaged data; MemoryError is a size in a header that the data does not bear out
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError),
+    *(RuntimeError, MemoryError, struct.error),
+)
 _ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)
 
 
@@ -22,7 +27,7 @@ def load_picture(path: Path, origin: str = "") -> Image.Image:
             read from the header, so that a decompression bomb is never unpacked.
     """
     name = f"{origin}: picture {path}" if origin else f"picture {path}"
-    if not path.exists():
+    if not os.path.exists(path):  # False as well for a name that is too long for any file
         raise InputError(f"{name} does not exist")
     try:
         with warnings.catch_warnings():

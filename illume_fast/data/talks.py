@@ -1,13 +1,12 @@
 """Files of conversations: one a line of a .jsonl file, in the usual form or in ILLUME+'s."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from illume_fast.data.errors import InputError, shorten
-from illume_fast.data.jsonl import conversation_of
+from illume_fast.data.jsonl import conversation_of, read_lines
 from illume_fast.data.sizes import Size
 from illume_fast.data.turns import Turn, turns_of, turns_of_conversation
 
@@ -29,20 +28,11 @@ def read_talks(path: Path, size: Size | None = None) -> Iterator[Talk]:
     Raises:
         InputError: the file or a line cannot be used; the message names it.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _talk(line, f"{path} line {number}", path.parent, size)
+    for where, value in read_lines(path):
+        yield _talk(value, where, path.parent, size)
 
 
-def _talk(line: str, where: str, folder: Path, size: Size | None) -> Talk:
-    try:
-        value: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON: {error}") from None
+def _talk(value: Any, where: str, folder: Path, size: Size | None) -> Talk:
     if isinstance(value, dict) and "conversations" in value:
         return Talk(where, turns_of_conversation(conversation_of(value, where), folder, where, size), as_is=True)
     messages = value.get("messages") if isinstance(value, dict) else value

@@ -70,6 +70,8 @@ def turns_of(messages: Iterable[Any], images: Iterable[Image.Image] = (), folder
     Raises:
         InputError: a message has another form, a picture cannot be read, or `images` are too few or too many.
     """
+    if not isinstance(images, Iterable):
+        raise InputError(f"images must be a list of pictures, got {shorten(images)}")
     left = iter(images)
     turns = [
         message if isinstance(message, Turn) else _turn(message, f"message {number}", left, folder)

@@ -1,5 +1,6 @@
 """Sizes of the language model, of its eyes and of the whole."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,8 @@ class DecoderConfig(Config):
         if wrong := [f"{key} {values[key]!r}" for key in _HF_REQUIRED if type(values[key]) is not int]:
             raise ConfigError(f"{kind} config: expected whole numbers, got {', '.join(wrong)}")
         rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        if not isinstance(rope, Mapping):
+            raise ConfigError(f"{kind} config: rope_parameters or rope_scaling is {rope!r}; expected an object")
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         refused = {
             "rope type": (rope_type, "default"),
@@ -96,17 +99,24 @@ class DecoderConfig(Config):
             if got != allowed:
                 raise ConfigError(f"{kind} config: {name} {got!r} is not supported, only {allowed!r}")
         heads = values["num_attention_heads"]
+        kv_heads = values.get("num_key_value_heads") or heads
         theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
+        epsilon = values.get("rms_norm_eps", 1e-6)
+        if type(kv_heads) is not int:
+            raise ConfigError(f"{kind} config: expected a whole number, got num_key_value_heads {kv_heads!r}")
+        for name, got in {"rope_theta": theta, "rms_norm_eps": epsilon}.items():
+            if type(got) not in (int, float) or not 0 < got < math.inf:
+                raise ConfigError(f"{kind} config: {name} is {got!r}; expected a number above 0")
         return cls(
             vocab_size=values["vocab_size"],
             hidden_size=values["hidden_size"],
             intermediate_size=values["intermediate_size"],
             num_hidden_layers=values["num_hidden_layers"],
             num_attention_heads=heads,
-            num_key_value_heads=values.get("num_key_value_heads") or heads,
+            num_key_value_heads=kv_heads,
             head_dim=values.get("head_dim"),
             rope_theta=float(theta),
-            rms_norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+            rms_norm_eps=float(epsilon),
             qkv_bias=kind in ("qwen2", "illume_qwen2"),
             qk_norm=kind == "qwen3",
             tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),

@@ -53,7 +53,7 @@ def added_tokens(folder: Path) -> dict[str, int]:
     path = folder / "tokenizer.json"
     if path.is_file():
         entries = read_json(path).get("added_tokens")
-        if not isinstance(entries, list) or not all(isinstance(e, dict) and {"content", "id"} <= {*e} for e in entries):
+        if not isinstance(entries, list) or not all(map(_is_added, entries)):
             raise CheckpointError(f"{path}: expected a list 'added_tokens' of objects with 'content' and 'id'")
         values = {entry["content"]: entry["id"] for entry in entries}
     else:
@@ -62,6 +62,10 @@ def added_tokens(folder: Path) -> dict[str, int]:
     if wrong := [f"{text} ({number!r})" for text, number in values.items() if type(number) is not int]:
         raise CheckpointError(f"{path}: expected the id of a token: {listed(wrong)}")
     return values
+
+
+def _is_added(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("content"), str) and "id" in entry
 
 
 def _vision(values: Mapping[str, Any], sizes: DualViTokConfig | None) -> DualViTokConfig:
@@ -101,7 +105,7 @@ def _projector(values: Mapping[str, Any]) -> ProjectorConfig:
     _require("mm_projector.type", said.get("type", "MixedProjector"), "MixedProjector")
     depths = []
     for part in ("projector_cfg1", "projector_cfg2"):
-        one = said.get(part, {})
+        one = _object(said, part) if part in said else {}
         _require(f"mm_projector.{part}.type", one.get("type", "MLPProjector"), "MLPProjector")
         depths.append(one.get("mlp_depth", ProjectorConfig().depth))
     if depths[0] != depths[1] or type(depths[0]) is not int:

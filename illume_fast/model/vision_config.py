@@ -36,6 +36,9 @@ class ViTConfig:
     in_channels: int = 3
 
     def __post_init__(self):
+        for name in ("num_heads", "patch_size", "spatial_merge_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ViTConfig.{name}: must be at least 1, got {getattr(self, name)}")
         head_dim, rest = divmod(self.embed_dim, self.num_heads)
         if rest or head_dim % 4:
             raise ValueError(

@@ -18,7 +18,8 @@ NEGATIVE_IN_VAIN = (
 _NUMBERS = {"guidance", "temperature", "top_p", "picture_temperature", "picture_top_p"}
 _WHOLE = {"seed", "guidance_from", "guidance_until", "top_k", "picture_top_k"}
 _COUNTS = {"max_new_tokens", "max_pictures", "max_pixels"}
-_NEEDED = {"seed", "guidance_from", "max_pictures"}
+_LISTS = {"images": "PIL pictures", "samples": "whole numbers from 0 on"}
+_NEEDED = {"seed", "guidance_from", "max_pictures", "images", "samples"}
 
 
 class Guided(Protocol):
@@ -59,6 +60,10 @@ def _check_value(name: str, value: Any) -> None:
         raise InputError(f"{name} must be at least 1, got {value}")
     if name == "seed" and not 0 <= value < 2**63:
         raise InputError(f"seed must lie in [0, 2**63), got {value}")
+    if name in _LISTS and (isinstance(value, str) or not isinstance(value, Sequence)):
+        raise InputError(f"{name} must be a list of {_LISTS[name]}, got {shorten(value)}")
+    if name == "samples" and (wrong := [v for v in value if type(v) is not int or v < 0]):
+        raise InputError(f"samples must be a list of {_LISTS[name]}, got {shorten(wrong[0])}")
     if name == "negative_prompt":
         _check_text("negative prompt", value)
     if name == "size" and not (

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from illume_fast.commands.failures import explain
 from illume_fast.convert import convert_tokenizer
-from illume_fast.model.checkpoint import CheckpointError, load_checkpoint, load_vision_tokenizer
+from illume_fast.model.checkpoint import CheckpointError, load_checkpoint, load_vision_tokenizer, save_checkpoint
 from illume_fast.model.dual_vitok import DualViTok
 from illume_fast.model.official_tokenizer import tokenizer_sizes
 
@@ -222,6 +222,23 @@ def test_a_language_model_and_its_tokenizer(cli, converted, weights, tmp_path):
     assert whole.config.model == apart.config.model
     assert whole.config.generation == apart.config.generation
     assert holds(out, weights)
+
+
+def test_models_are_never_written_over(cli, source, sizes, converted, tmp_path):
+    official = write_tiny_official(tmp_path / "official")
+    before = {path: path.read_bytes() for path in official.iterdir()}
+    whole = tmp_path / "whole"
+    loaded = load_checkpoint(official, vision_tokenizer=converted)
+    save_checkpoint(whole, loaded.config, loaded.model, loaded.vision_tokenizer, loaded.tokenizer.read_text())
+    for done in (
+        cli("convert", source, "--out", official, "--config", sizes),
+        cli("convert", source, "--out", whole, "--config", sizes),
+        cli("convert", official, "--vision-tokenizer", converted, "--out", whole),
+    ):
+        assert done.code == 2
+        assert "holds a model already" in done.err
+    assert {path: path.read_bytes() for path in official.iterdir()} == before
+    load_checkpoint(whole)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from illume_fast.data.errors import InputError
-from illume_fast.data.picture import MAX_PIXELS, load_picture
+from illume_fast.data.picture import MAX_PIXELS, load_picture, upright
 from illume_fast.data.sheet import contact_sheet
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8))
@@ -64,6 +65,29 @@ def test_bombs_are_refused_by_their_header(tmp_path, width, height):
         load_picture(bomb(tmp_path / "x.png", width, height))
 
 
+@pytest.mark.parametrize("error", [RuntimeError("Failed to decode frame 0"), MemoryError(), struct.error("no integer")])
+def test_damage_is_refused_whatever_the_decoder_raises(tmp_path, monkeypatch, error):
+    NOISE.save(tmp_path / "x.png")
+
+    def decode(self):
+        raise error
+
+    monkeypatch.setattr(PngImageFile, "load", decode)
+    with pytest.raises(InputError, match=r"picture .* cannot be read"):
+        load_picture(tmp_path / "x.png")
+    with pytest.raises(InputError, match="the picture cannot be read"):
+        upright(Image.open(tmp_path / "x.png"))
+
+
+def test_a_format_that_pillow_knows_and_cannot_decode(tmp_path):
+    NOISE.save(tmp_path / "x.dds")
+    data = bytearray((tmp_path / "x.dds").read_bytes())
+    data[80:84] = struct.pack("<I", 1)  # flags of no pixel format
+    (tmp_path / "x.dds").write_bytes(data)
+    with pytest.raises(InputError, match="cannot be read: Unknown pixel format"):
+        load_picture(tmp_path / "x.dds")
+
+
 def test_other_files_and_no_file(tmp_path):
     (tmp_path / "x.png").write_text("hello")
     (tmp_path / "empty.png").write_bytes(b"")
@@ -72,6 +96,8 @@ def test_other_files_and_no_file(tmp_path):
             load_picture(tmp_path / name, "p.jsonl line 3")
     with pytest.raises(InputError, match="does not exist"):
         load_picture(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match="does not exist"):
+        load_picture(tmp_path / ("A" * 5000))
     with pytest.raises(InputError, match="cannot be read"):
         load_picture(tmp_path)
 

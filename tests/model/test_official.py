@@ -292,3 +292,30 @@ def test_the_size_of_the_first_stages_is_drawn_where_it_is_asked_for(folder):
     assert len(generation.sizes) == 11
     assert (256, 256) not in generation.sizes
     assert generation.allowed_sizes == (*generation.sizes, (256, 256))
+
+
+@pytest.mark.parametrize("value", [-1, True, "x", [[1]], float("nan")])
+@pytest.mark.parametrize(
+    "where",
+    [
+        ("config.json", "rope_scaling"),
+        ("config.json", "rope_theta"),
+        ("config.json", "rms_norm_eps"),
+        ("config.json", "num_key_value_heads"),
+        ("config.json", "mm_projector", "projector_cfg1"),
+        ("config.json", "mm_vision_tower", "vq_model", "config", "semantic_encoder", "semantic_encoder", "num_heads"),
+        ("config.json", "mm_vision_tower", "vq_model", "config", "semantic_encoder", "semantic_encoder", "patch_size"),
+        ("tokenizer.json", "added_tokens", 0, "content"),
+    ],
+    ids=lambda where: str(where[-1]),
+)
+def test_values_of_another_type_are_checkpoint_errors(folder, where, value):
+    path = folder / where[0]
+    values = json.loads(path.read_text())
+    holder = values
+    for key in where[1:-1]:
+        holder = holder[key]
+    holder[where[-1]] = value
+    path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError):
+        read_config(folder)
