@@ -74,8 +74,9 @@ def cfg_head_sample_reference(
             hidden = torch.where(g == 1, c, torch.where(g == 0, u, u + g * (c - u)))
         logits = F.linear(hidden.to(dtype), weight[lo:hi], bias)
         guidance, guidance_rows = 1.0, None
-    for start, end in _pairs(holes):
-        logits[:, start - lo : end - lo] = -torch.inf
+    for branch in (logits,) if uncond is None else (logits, uncond):  # guidance 0 looks at the second alone
+        for start, end in _pairs(holes):
+            branch[:, start - lo : end - lo] = -torch.inf
     ids = cfg_sample_reference(logits, uncond, guidance, *filters, guidance_rows, *filter_rows, noise, *second)
     return torch.where(ids < 0, ids, ids + lo)
 

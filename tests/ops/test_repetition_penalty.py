@@ -89,6 +89,16 @@ def test_a_strong_penalty_never_repeats(backend):
         assert len(set(first)) == len(first)
 
 
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 2.0, -1.0])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ids_between_the_ranges_are_never_drawn(backend, guidance):
+    cond, uncond, weight, seen, counts = inputs()
+    known = {"seen": seen, "seen_counts": counts, "repetition_penalty": 1.3, "seed": torch.arange(6, device=DEVICE)}
+    for step in range(20):
+        ids = on(backend, cond, uncond, weight, ((LO, 30), (HI - 5, HI)), guidance=guidance, step=step, **known)
+        assert (((ids >= LO) & (ids < 30)) | ((ids >= HI - 5) & (ids < HI))).all()
+
+
 def test_bad_arguments():
     cond, uncond, weight, seen, counts = inputs()
     good = {"guidance": 2.0, "seed": 0, "step": 0}
