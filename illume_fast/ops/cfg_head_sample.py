@@ -178,8 +178,8 @@ def cfg_head_sample(
     bad rows are those of `cfg_sample`; in a race ids are counted from the lowest that may be drawn.
 
     `repetition_penalty` [B] or a number, above 0, needs `seen` int64 [B, S], the ids of each answer so far, of which
-    the first `seen_counts` int64 [B] count (None: all). Every row is then multiplied branch by branch, which rounds
-    otherwise than mixing first; the module's docstring has the rule. Logits are float32 from there on.
+    the first `seen_counts` int64 [B] count (None, or more than S: all). Every row is then multiplied branch by branch,
+    which rounds otherwise than mixing first; the module's docstring has the rule. Logits are float32 from there on.
 
     Returns int64 [B], ids of the whole vocabulary, -1 for bad rows.
     """

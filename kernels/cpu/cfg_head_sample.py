@@ -52,6 +52,7 @@ def _penalized(logits: Tensor, p: HeadParameters, lo: int) -> Tensor:
         *logits.shape,
         lo,
         seen.data_ptr(),
+        seen.shape[1],
         seen.stride(0),
         counts.data_ptr(),
         p.penalty,

@@ -99,6 +99,15 @@ def test_ids_between_the_ranges_are_never_drawn(backend, guidance):
         assert (((ids >= LO) & (ids < 30)) | ((ids >= HI - 5) & (ids < HI))).all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_counts_never_reach_beyond_the_ids_that_were_given(backend):
+    cond, uncond, weight, seen, _ = inputs()
+    settings = {"guidance": 2.0, "temperature": 0.0, "seed": 0, "step": 0, "repetition_penalty": 1e6}
+    seen[:, 4:] = on(backend, cond, uncond, weight, (LO, HI), **settings, seen=seen[:, :4])[:, None]
+    beyond = {"seen": seen[:, :4], "seen_counts": torch.full((6,), 40, device=DEVICE)}
+    assert torch.equal(on(backend, cond, uncond, weight, (LO, HI), **settings, **beyond), seen[:, 4])
+
+
 def test_bad_arguments():
     cond, uncond, weight, seen, counts = inputs()
     good = {"guidance": 2.0, "seed": 0, "step": 0}
