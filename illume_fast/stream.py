@@ -62,6 +62,7 @@ class Stream:
 
     def results(self, tasks: Iterable[Task], on_step: OnStep | None) -> Iterator[Done]:
         """Yield results as they become whole."""
+        self._tasks.eyes.refresh()
         requests = self._requests(iter(tasks))
         while True:
             show = None if self._drafts is None else self._drafts.show

@@ -1,4 +1,4 @@
-"""The tables of docs/illume_plus.md, computed again from the presets."""
+"""The tables of docs/illume_plus.md and docs/demo_model.md, computed again from the presets."""
 
 import re
 
@@ -7,14 +7,15 @@ from support import ROOT
 
 from illume_fast.data.sizes import RATIOS, image_grid
 from illume_fast.model.checkpoint import build
-from illume_fast.model.presets import illume_plus_3b, illume_plus_7b
+from illume_fast.model.presets import demo, illume_plus_3b, illume_plus_7b
 
 PAGE = (ROOT / "docs" / "illume_plus.md").read_text(encoding="utf-8")
+DEMO_PAGE = (ROOT / "docs" / "demo_model.md").read_text(encoding="utf-8")
 
 
-def rows(heading: str) -> list[list[str]]:
+def rows(heading: str, page: str = PAGE) -> list[list[str]]:
     """Cells of the first table under a heading, without its head."""
-    section = PAGE.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    section = page.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -73,3 +74,22 @@ def test_vocabulary():
         *((lo, hi - 1) for lo, hi in vocab.levels),
     ]
     assert ranges == expected
+
+
+def test_the_demo():
+    config = demo()
+    model, tokenizer = build(config)
+    body, decoder = model.model, config.model.decoder
+    counts = [
+        counted(part)
+        for part in (
+            *(body.layers, body.embed_tokens, body.vision_tower.semantic_encoder, body.vision_tower.pixel_encoder),
+            *(body.mm_projector, model, tokenizer.pixel_decoder, tokenizer),
+        )
+    ]
+    found = rows("Parts and sizes", DEMO_PAGE)[: len(counts)]
+    assert [cells[1] for cells in found] == list(map(spaced, counts))
+    per_token = 2 * 4 * decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size
+    grid = image_grid((64, 64), config.vision_tokenizer)
+    for fact in (f"{spaced(per_token)} bytes a token", f"{grid.num_tokens} tokens, {grid.num_codes} draws"):
+        assert fact in DEMO_PAGE

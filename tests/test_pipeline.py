@@ -304,3 +304,13 @@ def test_pictures_are_saved_with_how_they_were_made(pipe, tmp_path):
     (path,) = answer.save(tmp_path, "answer")
     assert (path.name, Image.open(path).size) == ("answer.png", (50, 20))
     assert (read_record(path)["prompt"], read_record(path)["guidance"]) == ("x", pipe.tasks.generation.edit_guidance)
+
+
+def test_pictures_are_read_anew_where_weights_have_changed(tmp_path):
+    pipe = tiny_pipeline(tmp_path)
+    picture = Image.new("RGB", (32, 32), "red")
+    before = pipe.chat("a red heart", picture)
+    with torch.no_grad():
+        pipe.checkpoint.model.model.mm_projector.projector_1[0].bias.add_(1.0)
+    fresh = IllumePipeline(pipe.checkpoint)
+    assert pipe.chat("a red heart", picture) == fresh.chat("a red heart", picture) != before

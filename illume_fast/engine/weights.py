@@ -34,10 +34,10 @@ class Weights:
         return moved, moved or written
 
     def _tensors(self) -> Iterator[Tensor]:
-        for module in (self._model, self._model.decoder):
-            if isinstance(module, nn.Module):
-                yield from module.parameters()
-                yield from module.buffers()
+        module = self._model if isinstance(self._model, nn.Module) else self._model.decoder
+        assert isinstance(module, nn.Module)
+        yield from module.parameters()
+        yield from module.buffers()
         head = self._model.head
         yield from (w for w in (head.weight, head.bias) if w is not None)
 

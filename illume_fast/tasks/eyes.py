@@ -14,6 +14,7 @@ from illume_fast.data.picture import upright
 from illume_fast.data.sizes import Size
 from illume_fast.data.slices import SliceProcessor
 from illume_fast.engine import Segment
+from illume_fast.engine.weights import Weights
 from illume_fast.model.checkpoint import Checkpoint
 from illume_fast.model.v1_config import SlicedTowerConfig
 
@@ -30,6 +31,13 @@ class Eyes:
         if not isinstance(tower, SlicedTowerConfig):
             self._processor = ImageProcessor(tower.factor, tower.min_pixels, tower.max_pixels)
         self._read: OrderedDict[str, Segment] = OrderedDict()
+        self._weights = Weights(checkpoint.model)
+
+    def refresh(self) -> None:
+        """Forget what was read with other weights than the model has now."""
+        _, changed = self._weights.look()
+        if changed:
+            self._read.clear()
 
     def understood(self, image: Image.Image, max_pixels: int | None = None) -> Segment:
         """A picture to be talked about: its own size within the tower's bounds, or the one size the model knows; in
