@@ -75,9 +75,9 @@ class SamplingParams:
     from `guidance_from` until before `guidance_until` (None: to the end), forced ids counted; once it is over, the
     unconditional branch costs nothing more.
 
-    `then` filters what the set of any kind has left once more. With `repetition_penalty` above 1 (below it: the reverse), ids that the answer
-    holds already, forced ones included, are made less likely before guidance is mixed in (see `cfg_head_sample`); such
-    a row multiplies the head by both branches. Both are off as a rule.
+    `then` filters what the set of any kind has left once more. With `repetition_penalty` above 1, ids that the answer
+    holds already, forced ones included, are made less likely before guidance is mixed in, and more likely below 1 (see
+    `cfg_head_sample`); such a row multiplies the head by both branches. Both are off as a rule.
     """
 
     sets: tuple[SamplingSet, ...] = (SamplingSet(),)
