@@ -13,9 +13,12 @@ from illume_fast.bench.case import Case
 from illume_fast.ops import cfg_head_sample, cfg_sample, use_backend
 
 GUIDANCE = 3.0
+PENALTY = 1.05
+
+Chain = tuple[int, float]  # top-k and top-p
 
 
-def _hugging_face(top_k: int, top_p: float) -> Any:
+def _hugging_face(*chains: Chain) -> Any:
     """The draw of Hugging Face's processors; None where they are not installed."""
     if find_spec("transformers") is None:
         return None
@@ -27,10 +30,11 @@ def _hugging_face(top_k: int, top_p: float) -> Any:
     )
 
     processors = LogitsProcessorList([ClassifierFreeGuidanceLogitsProcessor(GUIDANCE)])
-    if top_k:
-        processors.append(TopKLogitsWarper(top_k))
-    if top_p < 1:
-        processors.append(TopPLogitsWarper(top_p))
+    for top_k, top_p in chains:
+        if top_k:
+            processors.append(TopKLogitsWarper(top_k))
+        if top_p < 1:
+            processors.append(TopPLogitsWarper(top_p))
 
     def sample(cond: Tensor, uncond: Tensor) -> Tensor:
         scores = processors(cond.new_zeros(len(cond), 1, dtype=torch.int64), torch.cat([cond, uncond]))
@@ -39,13 +43,18 @@ def _hugging_face(top_k: int, top_p: float) -> Any:
     return sample
 
 
-def _plain_torch(top_k: int, top_p: float) -> Any:
+def _plain_torch(first: Chain, *others: Chain) -> Any:
     def sample(cond: Tensor, uncond: Tensor) -> Tensor:
         mixed = uncond + GUIDANCE * (cond - uncond)
+        top_k, top_p = first
         values, ids = mixed.topk(top_k or mixed.shape[1]) if top_k or top_p < 1 else (mixed, None)
         p = values.softmax(-1)
         if top_p < 1:
             p = p.masked_fill(p.cumsum(-1) - p > top_p, 0.0)
+        for fewer, top_p in others:
+            p = p[:, :fewer]
+            mass = p.cumsum(-1)
+            p = p.masked_fill(mass - p > top_p * mass[:, -1:], 0.0)
         drawn = torch.multinomial(p, 1)
         return (drawn if ids is None else ids.gather(1, drawn))[:, 0]
 
@@ -65,9 +74,21 @@ def _compiled(top_k: int) -> Any:
     return torch.compile(sample, dynamic=False)
 
 
-def _sample(rows: int, size: int, top_k: int, top_p: float, *, curve: tuple[str, str, int] | None = None) -> Case:
+def _sample(
+    rows: int,
+    size: int,
+    top_k: int,
+    top_p: float,
+    *,
+    then: Chain | None = None,
+    curve: tuple[str, str, int] | None = None,
+) -> Case:
     settings = {"guidance": GUIDANCE, "top_k": top_k, "top_p": top_p, "seed": 1, "step": 2}
-    hugging_face = _hugging_face(top_k, top_p)
+    chains = ((top_k, top_p),) if then is None else ((top_k, top_p), then)
+    second = "" if then is None else f", then top-k {then[0]}, top-p {then[1]}"
+    if then is not None:
+        settings |= {"then_top_k": then[0], "then_top_p": then[1]}
+    hugging_face = _hugging_face(*chains)
 
     def check(ids: Tensor, cond: Tensor, uncond: Tensor) -> None:
         with use_backend("reference"):
@@ -77,15 +98,15 @@ def _sample(rows: int, size: int, top_k: int, top_p: float, *, curve: tuple[str,
 
     return Case(
         op="cfg_sample",
-        name=f"{rows} x {size}, top-k {top_k}, top-p {top_p}",
+        name=f"{rows} x {size}, top-k {top_k}, top-p {top_p}{second}",
         make=lambda: inputs.logits(rows, size),
         ours=lambda cond, uncond: cfg_sample(cond, uncond, **settings),
         peers={
             **({"Hugging Face processors + multinomial": hugging_face} if hugging_face else {}),
-            "torch topk + multinomial": _plain_torch(top_k, top_p),
-            **({"torch.compile, without top-p": _compiled(top_k)} if top_k else {}),
+            "torch topk + multinomial": _plain_torch(*chains),
+            **({"torch.compile, without top-p": _compiled(top_k)} if top_k and then is None else {}),
         },
-        gpu_peers=libraries.cfg_sample(GUIDANCE, top_k, top_p),
+        gpu_peers=libraries.cfg_sample(GUIDANCE, top_k, top_p) if then is None else {},
         check=check,
         bytes=2 * 4 * rows * size,
         scale=curve,
@@ -94,7 +115,7 @@ def _sample(rows: int, size: int, top_k: int, top_p: float, *, curve: tuple[str,
 
 def _head(rows: int, hidden: int, vocabulary: int, legal: tuple[int, int], dtype: torch.dtype) -> Case:
     settings = {"guidance": GUIDANCE, "top_k": 2048, "top_p": 0.8, "seed": 1, "step": 2}
-    both_heads = _hugging_face(2048, 0.8)
+    both_heads = _hugging_face((2048, 0.8))
     lo, hi = legal
 
     def make() -> tuple[Tensor, Tensor, Tensor]:
@@ -132,15 +153,64 @@ def _head(rows: int, hidden: int, vocabulary: int, legal: tuple[int, int], dtype
     )
 
 
+def _penalised(rows: int, hidden: int, vocabulary: int, legal: tuple[int, int], answered: int) -> Case:
+    """Logits of ids that the answer holds already are made smaller; both branches are then multiplied."""
+    lo, hi = legal
+    settings = {"guidance": GUIDANCE, "top_k": 2048, "top_p": 0.8, "seed": 1, "step": 2}
+    draw = _hugging_face((2048, 0.8))
+
+    def make() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        seen = torch.randint(lo, hi, (rows, answered), generator=torch.Generator().manual_seed(3))
+        return *inputs.head(rows, hidden, vocabulary, torch.float32), seen
+
+    def ours(cond: Tensor, uncond: Tensor, weight: Tensor, seen: Tensor) -> Tensor:
+        return cfg_head_sample(cond, uncond, weight, legal, **settings, repetition_penalty=PENALTY, seen=seen)
+
+    def branches(cond: Tensor, uncond: Tensor, part: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        z = F.linear(cond, part)
+        own = z.gather(1, places)
+        return z.scatter(1, places, torch.where(own > 0, own / PENALTY, own * PENALTY)), F.linear(uncond, part)
+
+    def check(ids: Tensor, cond: Tensor, uncond: Tensor, weight: Tensor, seen: Tensor) -> None:
+        c, u = branches(cond.double(), uncond.double(), weight[lo:hi].double(), seen - lo)
+        logits = u + GUIDANCE * (c - u)
+        slack = logits.abs().amax(1, keepdim=True) * 1e-5
+        kept = logits >= logits.topk(2048).values[:, -1:] - slack
+        if not kept.gather(1, ids[:, None] - lo).all():
+            raise RuntimeError("cfg_head_sample: an id was drawn that top-k leaves out")
+
+    def products(cond: Tensor, uncond: Tensor, weight: Tensor, seen: Tensor) -> list[Tensor]:
+        return [F.linear(hidden, weight[lo:hi]) for hidden in (cond, uncond)]
+
+    def upstream(cond: Tensor, uncond: Tensor, weight: Tensor, seen: Tensor) -> Tensor:
+        return draw(*(z[:, lo:hi] for z in branches(cond, uncond, weight, seen))) + lo
+
+    return Case(
+        op="cfg_head_sample",
+        name=f"{rows} x {hidden}, rows {lo} to {hi} of {vocabulary}, {answered} ids penalised",
+        make=make,
+        ours=ours,
+        peers={
+            **({"whole head on both branches + Hugging Face": upstream} if draw else {}),
+            "only the products of the legal rows, torch": products,
+        },
+        check=check,
+        bytes=4 * hidden * (hi - lo),
+        operations=2 * 2 * rows * hidden * (hi - lo),
+    )
+
+
 _LEGAL = (151_936 + 16, 151_936 + 16 + 32768)  # the semantic codes of an ILLUME+ vocabulary
 
 CASES = [
     _sample(64, 32768, 2048, 0.8),
     _sample(1, 32768, 2048, 0.8),
     _sample(64, 98304, 6144, 0.8),
+    _sample(64, 98304, 1536, 0.8, then=(512, 0.8)),
     _sample(64, 16384, 2048, 1.0),
     _sample(64, 16384, 0, 1.0),
     _head(16, 256, 65536, (32768, 65536), torch.float32),
+    _penalised(16, 256, 65536, (32768, 65536), 1000),
     _head(1, 2048, 283_047, _LEGAL, torch.bfloat16),
     _head(64, 2048, 283_047, _LEGAL, torch.bfloat16),
 ]

@@ -46,9 +46,9 @@ void register_cfg_sample(py::module_& m) {
         });
   define(m, "repetition_penalty",
         [](int dtype, Address logits, Address out, int64_t rows, int64_t size, int64_t first, Address seen,
-           int64_t seen_stride, Address counts, float penalty, Address penalty_rows) {
+           int64_t seen_size, int64_t seen_stride, Address counts, float penalty, Address penalty_rows) {
           repetition_penalty(static_cast<DType>(dtype), pointer(logits), pointer<float>(out), rows, size, first,
-                             {pointer<int64_t>(seen), seen_stride, pointer<int64_t>(counts)},
+                             {pointer<int64_t>(seen), seen_size, seen_stride, pointer<int64_t>(counts)},
                              {penalty, pointer<float>(penalty_rows)});
         });
   define(m, "cfg_mix", [](int dtype, Address cond, int64_t cond_stride, Address uncond, int64_t uncond_stride,

@@ -40,7 +40,7 @@ void repetition_penalty(DType dtype, const void* logits, float* out, int64_t row
       for (int64_t row = begin; row < end; ++row) {
         const float own = penalty.rows != nullptr ? penalty.rows[row] : penalty.value;
         penalize_row(static_cast<const T*>(logits) + row * size, out + row * size, size, first,
-                     seen.ids + row * seen.stride, seen.counts[row], own);
+                     seen.ids + row * seen.stride, std::min(seen.counts[row], seen.size), own);
       }
     });
   });

@@ -98,11 +98,11 @@ void test_repetition_penalty() {
   counts[1] = 2;
   penalty[0] = 2.0f;
   penalty[1] = 0.5f;
-  repetition_penalty(DType::f32, logits.get(), out.get(), 2, 4, 100, {seen.get(), 5, counts.get()},
+  repetition_penalty(DType::f32, logits.get(), out.get(), 2, 4, 100, {seen.get(), 5, 5, counts.get()},
                      {1.0f, penalty.get()});
   const float expected[] = {1.0f, -4.0f, 0.0f, 3.0f, 10.0f, -INFINITY, 1.0f, 1.0f};
   for (int64_t i = 0; i < 8; ++i) CHECK(out[i] == expected[i]);
-  repetition_penalty(DType::f32, logits.get(), out.get(), 1, 4, 100, {seen.get(), 5, counts.get()}, {0.0f, nullptr});
+  repetition_penalty(DType::f32, logits.get(), out.get(), 1, 4, 100, {seen.get(), 5, 5, counts.get()}, {0.0f, nullptr});
   for (int64_t i = 0; i < 4; ++i) CHECK(std::isnan(out[i]));
 }
 

@@ -5,6 +5,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_LARGEST = float(np.finfo(np.float32).max)
+_SMALLEST = float(np.finfo(np.float32).tiny)  # that is no subnormal number
+
+
+def _check_guidance(guidance: float) -> None:
+    if not abs(guidance) <= _LARGEST:
+        raise ValueError(f"sampling: guidance must be a finite number, at most {_LARGEST:.1e}, got {guidance}")
+
+
+def _check_filters(what: str, top_k: int, top_p: float) -> None:
+    if not 0 <= top_k < 2**63:
+        raise ValueError(f"{what}: top_k must be 0 (off) or positive, below 2**63, got {top_k}")
+    if not 0 <= top_p <= 1:
+        raise ValueError(f"{what}: top_p must lie in [0, 1], got {top_p}")
+
 
 @dataclass(frozen=True)
 class SamplingSet:
@@ -20,16 +35,14 @@ class SamplingSet:
     guidance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.guidance is not None and not abs(self.guidance) < float("inf"):
-            raise ValueError(f"sampling: guidance must be a finite number, got {self.guidance}")
-        if not 0 <= self.temperature < float("inf"):
+        if self.guidance is not None:
+            _check_guidance(self.guidance)
+        if self.temperature != 0 and not _SMALLEST <= self.temperature <= _LARGEST:
             raise ValueError(
-                f"sampling: temperature must be 0 (greedy) or a finite positive number, got {self.temperature}"
+                "sampling: temperature must be 0 (greedy) or a finite positive number,"
+                f" {_SMALLEST:.1e} to {_LARGEST:.1e}, got {self.temperature}"
             )
-        if self.top_k < 0:
-            raise ValueError(f"sampling: top_k must be 0 (off) or positive, got {self.top_k}")
-        if not 0 <= self.top_p <= 1:
-            raise ValueError(f"sampling: top_p must lie in [0, 1], got {self.top_p}")
+        _check_filters("sampling", self.top_k, self.top_p)
         if not 0 <= self.min_p <= 1:
             raise ValueError(f"sampling: min_p must lie in [0, 1], got {self.min_p}")
 
@@ -46,12 +59,12 @@ class SecondChain:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"second chain: temperature must be a finite positive number, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"second chain: top_k must be 0 (off) or positive, got {self.top_k}")
-        if not 0 <= self.top_p <= 1:
-            raise ValueError(f"second chain: top_p must lie in [0, 1], got {self.top_p}")
+        if not _SMALLEST <= self.temperature <= _LARGEST:
+            raise ValueError(
+                f"second chain: temperature must be a finite positive number, {_SMALLEST:.1e} to {_LARGEST:.1e},"
+                f" got {self.temperature}"
+            )
+        _check_filters("second chain", self.top_k, self.top_p)
 
 
 @dataclass(frozen=True)
@@ -63,8 +76,8 @@ class SamplingParams:
     unconditional branch costs nothing more.
 
     `then` filters what the set of any kind has left once more. With `repetition_penalty` above 1, ids that the answer
-    holds already, forced ones included, are made less likely before guidance is mixed in (see `cfg_head_sample`); such
-    a row multiplies the head by both branches. Both are off as a rule.
+    holds already, forced ones included, are made less likely before guidance is mixed in, and more likely below 1 (see
+    `cfg_head_sample`); such a row multiplies the head by both branches. Both are off as a rule.
     """
 
     sets: tuple[SamplingSet, ...] = (SamplingSet(),)
@@ -75,14 +88,14 @@ class SamplingParams:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.repetition_penalty < float("inf"):
+        if not _SMALLEST <= self.repetition_penalty <= _LARGEST:
             raise ValueError(
-                f"sampling: repetition_penalty must be a finite positive number, got {self.repetition_penalty}"
+                f"sampling: repetition_penalty must be a finite positive number, {_SMALLEST:.1e} to {_LARGEST:.1e},"
+                f" got {self.repetition_penalty}"
             )
         if not self.sets:
             raise ValueError("sampling: at least one sampling set is needed")
-        if not abs(self.guidance) < float("inf"):
-            raise ValueError(f"sampling: guidance must be a finite number, got {self.guidance}")
+        _check_guidance(self.guidance)
         until = self.guidance_until
         if self.guidance_from < 0:
             raise ValueError(f"sampling: guidance_from must be a step, from 0, got {self.guidance_from}")

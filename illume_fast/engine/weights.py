@@ -19,7 +19,7 @@ class Weights:
         self._seen: list[tuple[weakref.ref[Tensor], int, int]] | None = None
 
     def look(self) -> tuple[bool, bool]:
-        """(some lie elsewhere, some may hold other values), each since the last look; True where it cannot be known."""
+        """(some may lie elsewhere, some may hold other values) since the last look; True where it cannot be known."""
         if not isinstance(self._model.decoder, nn.Module):
             return True, True
         weights = list(self._tensors())
@@ -27,11 +27,11 @@ class Weights:
         if before is None or len(before) != len(weights):
             return True, True
         pairs = list(zip(before, weights, strict=True))
-        moved = any(address != w.data_ptr() for (_, address, _), w in pairs)
-        replaced = any(ref() is not w for (ref, _, _), w in pairs)
+        # one that wraps others, as those of torchao do, has no address of its own: a new one may lie anywhere
+        moved = any(ref() is not w or address != w.data_ptr() for (ref, address, _), w in pairs)
         # a tensor made in inference mode counts no versions
         written = any(version < 0 or version != _version(w) for (_, _, version), w in pairs)
-        return moved, moved or replaced or written
+        return moved, moved or written
 
     def _tensors(self) -> Iterator[Tensor]:
         module = self._model if isinstance(self._model, nn.Module) else self._model.decoder

@@ -74,8 +74,9 @@ def cfg_head_sample_reference(
             hidden = torch.where(g == 1, c, torch.where(g == 0, u, u + g * (c - u)))
         logits = F.linear(hidden.to(dtype), weight[lo:hi], bias)
         guidance, guidance_rows = 1.0, None
-    for start, end in _pairs(holes):
-        logits[:, start - lo : end - lo] = -torch.inf
+    for branch in (logits,) if uncond is None else (logits, uncond):  # guidance 0 looks at the second alone
+        for start, end in _pairs(holes):
+            branch[:, start - lo : end - lo] = -torch.inf
     ids = cfg_sample_reference(logits, uncond, guidance, *filters, guidance_rows, *filter_rows, noise, *second)
     return torch.where(ids < 0, ids, ids + lo)
 
@@ -177,8 +178,8 @@ def cfg_head_sample(
     bad rows are those of `cfg_sample`; in a race ids are counted from the lowest that may be drawn.
 
     `repetition_penalty` [B] or a number, above 0, needs `seen` int64 [B, S], the ids of each answer so far, of which
-    the first `seen_counts` int64 [B] count (None: all). Every row is then multiplied branch by branch, which rounds
-    otherwise than mixing first; the module's docstring has the rule. Logits are float32 from there on.
+    the first `seen_counts` int64 [B] count (None, or more than S: all). Every row is then multiplied branch by branch,
+    which rounds otherwise than mixing first; the module's docstring has the rule. Logits are float32 from there on.
 
     Returns int64 [B], ids of the whole vocabulary, -1 for bad rows.
     """

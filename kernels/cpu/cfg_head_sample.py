@@ -24,7 +24,7 @@ def run(
         cond = _penalized(cond, p, lo)
         uncond = None
         if hidden_uncond is not None:
-            uncond = linear.run(hidden_uncond.to(weight.dtype), weight, bias)
+            uncond = _logits(hidden_uncond.to(weight.dtype), weight, bias, lo, p.holes)
             uncond = uncond if uncond.dtype == torch.float32 else _mixed(uncond, uncond, torch.float32, 1.0, None)
         return cfg_sample.sample(cond, uncond, lo, p.numbers, p.per_row, p.noise)
     hidden = hidden_cond.to(weight.dtype)
@@ -52,6 +52,7 @@ def _penalized(logits: Tensor, p: HeadParameters, lo: int) -> Tensor:
         *logits.shape,
         lo,
         seen.data_ptr(),
+        seen.shape[1],
         seen.stride(0),
         counts.data_ptr(),
         p.penalty,

@@ -25,7 +25,9 @@ def run(
         penalty = logits.new_full(logits.shape[:1], p.penalty, dtype=torch.float32)
         penalty = penalty if p.penalty_rows is None else p.penalty_rows
         cond = penalized(logits, p.seen, p.seen_counts, penalty, lo)
-        uncond = None if hidden_uncond is None else F.linear(hidden_uncond.to(weight.dtype), weight, bias).float()
+        uncond = None
+        if hidden_uncond is not None:
+            uncond = _logits(hidden_uncond.to(weight.dtype), weight, bias, lo, p.holes).float()
         return cfg_sample.sample(cond, uncond, lo, p.numbers, p.per_row, p.noise)
     hidden = hidden_cond.to(weight.dtype)
     if hidden_uncond is not None and hidden_cond.numel():

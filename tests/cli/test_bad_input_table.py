@@ -198,7 +198,7 @@ def test_no_words_become_control_tokens(pipe, text):
 
 # an argument of a call, and why it is refused
 SETTINGS = [
-    ({"guidance_scale": float("inf")}, "guidance must be a finite number, got inf"),
+    ({"guidance_scale": float("inf")}, "guidance must be a finite number, at most"),
     ({"guidance_scale": "3"}, "guidance must be a number, got '3'"),
     ({"guidance_scale": True}, "guidance must be a number, got True"),
     ({"guidance_from": 1.5}, "guidance_from must be a whole number, got 1.5"),

@@ -79,10 +79,17 @@ def test_a_strong_penalty_repeats_nothing():
 
 def test_what_cannot_be_is_refused():
     for build, message in (
-        (lambda: SecondChain(temperature=0.0), "temperature must be a finite positive number, got 0.0"),
+        (lambda: SecondChain(temperature=0.0), "temperature must be a finite positive number, .*got 0.0"),
         (lambda: SecondChain(top_k=-1), "second chain: top_k must be"),
         (lambda: SecondChain(top_p=float("nan")), "second chain: top_p must lie"),
         (lambda: SamplingParams(SETS, repetition_penalty=0.0), "repetition_penalty must be a finite positive"),
+        # what the tables' float32 and int64 would not hold
+        (lambda: SecondChain(temperature=1e-50), "second chain: temperature must be .*got 1e-50"),
+        (lambda: SamplingSet(temperature=1e39), r"temperature must be .* 1.2e-38 to 3.4e\+38, got 1e\+39"),
+        (lambda: SamplingSet(guidance=-1e39), r"guidance must be a finite number, at most 3.4e\+38, got -1e\+39"),
+        (lambda: SamplingParams(SETS, guidance=1e39), r"guidance must be .*got 1e\+39"),
+        (lambda: SamplingParams(SETS, repetition_penalty=1e39), r"repetition_penalty must be .*got 1e\+39"),
+        (lambda: SamplingSet(top_k=2**63), r"top_k must be .*, below 2\*\*63, got 9223372036854775808"),
     ):
         with pytest.raises(ValueError, match=message):
             build()

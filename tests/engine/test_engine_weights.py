@@ -6,6 +6,7 @@ import pytest
 import torch
 from engine_cases import ask, run, small_engine, small_model
 
+from illume_fast.engine.weights import Weights
 from illume_fast.kernels import native
 
 ASKED = [ask(i, guidance=(1.0, 2.0)[i % 2]) for i in range(4)]
@@ -41,6 +42,23 @@ def test_recordings_do_not_outlive_the_weights_they_read(how):
     after = run(engine, ASKED)
     assert after == run(small_engine(model), ASKED)
     assert after != before
+
+
+def test_a_replaced_weight_without_an_address_may_lie_elsewhere():
+    """Quantised weights wrap other tensors, and say that they begin at 0."""
+    pytest.importorskip("torchao")
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    model, other = small_model(0), small_model(1)
+    for m in (model, other):
+        quantize_(m.model.layers, Int8WeightOnlyConfig())
+    weights = Weights(model)
+    assert weights.look() == (True, True)
+    assert weights.look() == (False, False)
+    layer, its = model.model.layers[0].mlp, other.model.layers[0].mlp
+    assert layer.down_proj.weight.data_ptr() == its.down_proj.weight.data_ptr()
+    layer.down_proj.weight = its.down_proj.weight
+    assert weights.look() == (True, True)
 
 
 def test_recordings_outlive_what_leaves_weights_alone():

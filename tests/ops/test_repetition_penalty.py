@@ -89,6 +89,25 @@ def test_a_strong_penalty_never_repeats(backend):
         assert len(set(first)) == len(first)
 
 
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 2.0, -1.0])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ids_between_the_ranges_are_never_drawn(backend, guidance):
+    cond, uncond, weight, seen, counts = inputs()
+    known = {"seen": seen, "seen_counts": counts, "repetition_penalty": 1.3, "seed": torch.arange(6, device=DEVICE)}
+    for step in range(20):
+        ids = on(backend, cond, uncond, weight, ((LO, 30), (HI - 5, HI)), guidance=guidance, step=step, **known)
+        assert (((ids >= LO) & (ids < 30)) | ((ids >= HI - 5) & (ids < HI))).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_counts_never_reach_beyond_the_ids_that_were_given(backend):
+    cond, uncond, weight, seen, _ = inputs()
+    settings = {"guidance": 2.0, "temperature": 0.0, "seed": 0, "step": 0, "repetition_penalty": 1e6}
+    seen[:, 4:] = on(backend, cond, uncond, weight, (LO, HI), **settings, seen=seen[:, :4])[:, None]
+    beyond = {"seen": seen[:, :4], "seen_counts": torch.full((6,), 40, device=DEVICE)}
+    assert torch.equal(on(backend, cond, uncond, weight, (LO, HI), **settings, **beyond), seen[:, 4])
+
+
 def test_bad_arguments():
     cond, uncond, weight, seen, counts = inputs()
     good = {"guidance": 2.0, "seed": 0, "step": 0}

@@ -5,10 +5,10 @@
 
 namespace illume_fast {
 
-// Lines of ids, `stride` apart, of which the first counts[row] are those that row `row` has seen.
+// Lines of `size` ids, `stride` apart, of which the first counts[row], all at most, are those that row `row` has seen.
 struct Seen {
   const int64_t* ids;
-  int64_t stride;
+  int64_t size, stride;
   const int64_t* counts;
 };
 
