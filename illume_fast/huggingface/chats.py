@@ -77,9 +77,14 @@ def render(chat: Chat, conversation: Conversation, size: Size | None, add_genera
 
 def texts_of(text: Any) -> list[Any]:
     """Texts and conversations of a call, as a list of them."""
-    if text is None or (not isinstance(text, str) and not len(text)):
+    if text is None or (isinstance(text, list | tuple) and not text):
         raise InputError("there is no text; give a text, a conversation, or a list of either")
-    return [text] if isinstance(text, str) or isinstance(text[0], Mapping) else list(text)
+    if not isinstance(text, str | list | tuple):
+        raise InputError(f"text: expected a text, a conversation, or a list of either, got {shorten(text)}")
+    texts = [text] if isinstance(text, str) or isinstance(text[0], Mapping) else list(text)
+    if wrong := [one for one in texts if not isinstance(one, str | list | tuple)]:
+        raise InputError(f"text: {shorten(wrong[0])} is neither a text nor a conversation, a list of messages")
+    return texts
 
 
 def pictures_of(prompts: Sequence[Rendered], images: Any) -> list[Image.Image]:
@@ -131,7 +136,8 @@ def _part(number: int, item: Any) -> Part:
 
 
 def _picture(number: int, item: Mapping[str, Any]) -> Image.Image | None:
-    picture = item.get("image", item.get("path"))
+    # a key that is there with None, as tables fill it in, says nothing
+    picture = item.get("path") if item.get("image") is None else item["image"]
     if isinstance(picture, str | Path):
         return load_picture(Path(picture), f"message {number}")
     if picture is None or isinstance(picture, Image.Image):

@@ -30,6 +30,10 @@ class Generating:
     _made: tuple[Hashable, Engine] | None = None
     _tools: Tasks | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the engine, whose cache cannot be copied; a copy of the model makes its own."""
+        return {key: value for key, value in self.__dict__.items() if key != "_made"}
+
     @property
     def engine(self) -> Engine:
         """The engine over the weights as they are now: a new one where they were moved, cast, replaced or switched."""

@@ -16,8 +16,10 @@ def rows_of(input_ids: Tensor, attention_mask: Tensor | None) -> list[slice]:
     Raises:
         ValueError: shapes differ, a row is empty, or its mask has holes.
     """
-    if input_ids.dim() != 2 or input_ids.is_floating_point():
-        raise ValueError(f"input_ids: expected integers [B, T], got {input_ids.dtype} {list(input_ids.shape)}")
+    if input_ids.dim() != 2 or input_ids.is_floating_point() or not len(input_ids):
+        raise ValueError(
+            f"input_ids: expected integers [B, T] of a row at least, got {input_ids.dtype} {list(input_ids.shape)}"
+        )
     if attention_mask is None:
         return [slice(0, input_ids.shape[1])] * len(input_ids)
     if attention_mask.shape != input_ids.shape:

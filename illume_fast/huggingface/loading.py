@@ -46,6 +46,7 @@ def load(
     folder = resolve(name)
     wanted = stored_dtype(folder) if dtype in (None, "auto") else parse_dtype(dtype)
     device = place(illume_plus(read_config(folder)), wanted, device_map, max_memory)
+    _require_here(device)
     given: dict[str, Any] = {} if vision_tokenizer is None else {"vision_tokenizer": vision_tokenizer}
     checkpoint = load_checkpoint(folder, wanted, device, **given)
     if quantization_config is None or isinstance(quantization_config, str):
@@ -56,15 +57,15 @@ def load(
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    """`torch.bfloat16` or "bfloat16". ValueError for anything that is no floating-point dtype."""
+    """`torch.bfloat16` or "bfloat16". ValueError for a dtype that no kernel takes."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if found not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype {dtype!r} is not known; allowed are 'auto', 'float32', 'bfloat16', 'float16'")
     return found
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The dtype of a folder's language model: that of the first floating-point tensor of its first file."""
+    """The dtype of a folder's language model: the widest among the first tensors of its first file."""
     path = min([*folder.glob("model.safetensors"), *folder.glob("model-*.safetensors")], default=None)
     if path is None:
         return torch.float32  # the loader says what is missing
@@ -111,6 +112,13 @@ def _device(name: str | int | torch.device) -> torch.device:
         ) from None
 
 
+def _require_here(device: torch.device) -> None:
+    if device.type == "meta":
+        raise ValueError("device_map 'meta' holds no weights; build the class from a config under torch.device('meta')")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device_map {str(device)!r}: torch sees {torch.cuda.device_count()} GPUs here")
+
+
 def _with_room(config: CheckpointConfig, dtype: torch.dtype, max_memory: Mapping[Any, Any] | None) -> Any:
     try:
         from accelerate.utils import compute_module_sizes, get_max_memory
@@ -138,4 +146,5 @@ def check_neutral(rest: Mapping[str, Any]) -> None:
         raise TypeError(f"from_pretrained: unexpected keyword arguments {', '.join(unknown)}")
     for key, value in rest.items():
         if value not in _NEUTRAL[key]:
-            raise ValueError(f"from_pretrained: {key}={value!r} is not supported; models are local folders")
+            allowed = " or ".join(map(repr, _NEUTRAL[key]))
+            raise ValueError(f"from_pretrained: {key}={value!r} is not supported; allowed is {allowed}")

@@ -81,7 +81,7 @@ class IllumeProcessor(ProcessorMixin):
         folder = resolve(pretrained_model_name_or_path)
         made = cls(illume_plus(read_config(folder)), text_tokenizer(folder))
         if vision_tokenizer is not None:
-            made.set_vision_tokenizer(load_vision_tokenizer(vision_tokenizer))
+            made.set_vision_tokenizer(load_vision_tokenizer(resolve(vision_tokenizer)))
         return made
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **rest: Any) -> list[str]:
@@ -139,6 +139,8 @@ class IllumeProcessor(ProcessorMixin):
         """
         if return_tensors != "pt":
             raise InputError(f"return_tensors {return_tensors!r} is not supported; allowed is 'pt'")
+        if padding not in (True, False, "longest"):
+            raise InputError(f"padding {padding!r} is not supported; allowed are True, 'longest', False")
         if padding_side not in ("left", "right"):
             raise InputError(f"padding_side {padding_side!r} is not known; allowed are 'left', 'right'")
         prompts = [self._prompt(one, resolution, add_generation_prompt, control_tokens) for one in texts_of(text)]

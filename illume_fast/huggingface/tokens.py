@@ -127,8 +127,12 @@ def _few_names(vocab: VocabConfig) -> dict[int, str]:
     return names
 
 
-def rows_of_ids(ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> list[list[int]]:
-    """[T] or [B, T], as a tensor or lists -> a list of ids for each row."""
-    given: list[Any] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    values = [v.tolist() if isinstance(v, Tensor) else v for v in given]
+def _plain(ids: Any) -> Any:
+    return ids.tolist() if hasattr(ids, "tolist") else ids
+
+
+def rows_of_ids(ids: Tensor | int | Sequence[int] | Sequence[Sequence[int]]) -> list[list[int]]:
+    """An id, [T] or [B, T], as a tensor, an array or lists -> a list of ids for each row."""
+    given: Any = _plain(ids)
+    values: list[Any] = [given] if isinstance(given, int) else [_plain(one) for one in given]
     return [list(map(int, row)) for row in (values if values and not isinstance(values[0], int) else [values])]

@@ -1,5 +1,7 @@
 """generate(): the same answers as the pipeline's, in any batch and padding; what does nothing is refused."""
 
+import copy
+
 import pytest
 import torch
 from hf_cases import ENGINE, SIZE, asks, load_tiny, photo
@@ -259,3 +261,19 @@ def test_a_model_made_from_its_config(tiny_folder, tiny):
     fresh.tokenizer = tiny_folder / "tokenizer.json"
     fresh.engine_config = ENGINE
     assert fresh.eval().generate(**given, generation_mode="image", seed=0).shape[0] == 1
+
+
+def test_a_copy_of_a_model_that_has_drawn_is_one_of_its_own(tiny_folder):
+    model, processor = load_tiny(tiny_folder)
+    given = prompts(processor)
+    drawn_first = model.generate(**given, generation_mode="image", seed=4)
+    other = copy.deepcopy(model)
+    assert torch.equal(other.generate(**given, generation_mode="image", seed=4), drawn_first)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.zero_()
+    assert torch.equal(other.generate(**given, generation_mode="image", seed=4), drawn_first)
+
+
+def test_a_batch_without_rows_is_refused(tiny):
+    with pytest.raises(ValueError, match=r"expected integers \[B, T\] of a row at least"):
+        tiny[0].generate(torch.zeros(0, 4, dtype=torch.int64))

@@ -69,6 +69,8 @@ def test_dtype(tiny_folder, tmp_path):
         assert load_tiny(tmp_path, dtype=dtype)[0].dtype == expected
     with pytest.raises(ValueError, match="dtype 'int8' is not known"):
         load_tiny(tiny_folder, dtype="int8")
+    with pytest.raises(ValueError, match="float64 is not known; allowed are 'auto', 'float32', 'bfloat16', 'float16'"):
+        load_tiny(tiny_folder, dtype=torch.float64)
     with pytest.raises(ValueError, match="differ; give dtype alone"):
         load_tiny(tiny_folder, dtype="bfloat16", torch_dtype="float32")
 
@@ -92,6 +94,10 @@ def test_device_maps_that_cannot_be(tiny_folder):
             load_tiny(tiny_folder, device_map=given)
     with pytest.raises(ValueError, match="no device has room for it"):
         load_tiny(tiny_folder, device_map="auto", max_memory={"cpu": 1000})
+    with pytest.raises(ValueError, match=r"device_map 'cuda:99': torch sees [0-9]+ GPUs here"):
+        load_tiny(tiny_folder, device_map="cuda:99")
+    with pytest.raises(ValueError, match="'meta' holds no weights"):
+        load_tiny(tiny_folder, device_map="meta")
     with pytest.raises(ValueError, match="max_memory goes with"):
         load_tiny(tiny_folder, max_memory={"cpu": 1000})
 
@@ -110,6 +116,8 @@ def test_arguments_that_nobody_reads_are_refused(tiny_folder, tiny, tmp_path):
         load_tiny(tiny_folder, variant="fp16", gguf_file="x")
     with pytest.raises(ValueError, match=r"revision='v2' is not supported"):
         load_tiny(tiny_folder, revision="v2")
+    with pytest.raises(ValueError, match=r"attn_implementation='sdpa' is not supported; allowed is None$"):
+        load_tiny(tiny_folder, attn_implementation="sdpa")
     with pytest.raises(TypeError, match="unexpected keyword arguments variant"):
         tiny[0].save_pretrained(tmp_path, variant="fp16")
     with pytest.raises(ValueError, match="push_to_hub=True is not supported"):

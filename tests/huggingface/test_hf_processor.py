@@ -1,5 +1,6 @@
 """IllumeProcessor: exact ids, words that stay words, pictures in order, and answers taken apart again."""
 
+import numpy
 import pytest
 import torch
 from hf_cases import SIZE, asks, load_tiny, photo
@@ -178,6 +179,10 @@ def test_dictionaries_of_templates(processor):
     ({"text": "a \ud800"}, "the text has a NUL character or half a surrogate pair"),
     ({"text": "a", "return_tensors": "np"}, "allowed is 'pt'"),
     ({"text": "a", "padding_side": "top"}, "allowed are 'left', 'right'"),
+    ({"text": "a", "padding": "max_length"}, "padding 'max_length' is not supported; allowed are True, 'longest', F"),
+    ({"text": 5}, "text: expected a text, a conversation, or a list of either, got 5"),
+    ({"text": [5]}, "text: 5 is neither a text nor a conversation"),
+    ({"text": {"role": "user", "content": "a"}}, "expected a text, a conversation, or a list of either, got {'role'"),
 ])  # fmt: skip
 def test_what_the_processor_refuses(processor, arguments, message):
     with pytest.raises(InputError, match=message):
@@ -198,6 +203,9 @@ def test_answers_are_taken_apart(processor):
     assert processor.decode(ids).endswith("<|im_end|><|endoftext|>")
     assert processor.batch_decode(torch.tensor([words, words])) == ["a red heart"] * 2
     assert processor.parse_text_image(words, "[picture]") == ("a red heart", [], ["a red heart"])
+    assert processor.decode(numpy.array(words)) == processor.decode(words) == "a red heart"
+    assert processor.batch_decode(numpy.array([words])) == ["a red heart"]
+    assert processor.decode(words[0]) == processor.decode(torch.tensor(words[0])) == processor.decode(words[:1])
     named = [processor.tokens.id(processor.tokens.name(i)) for i in range(vocab.text_size, vocab.size)]
     assert named == list(range(vocab.text_size, vocab.size))
 
@@ -220,6 +228,20 @@ def test_pictures_of_answers(processor, tiny):
         processor.post_process_images(broken)
     with pytest.raises(ValueError, match="no size of this model takes 7 tokens"):
         processor.post_process_images(torch.tensor([*rows[0, :6].tolist(), vocab.end_of_image]))
+
+
+def test_a_key_of_a_picture_that_holds_nothing(processor, tmp_path):
+    photo(1).save(tmp_path / "a.png")
+    part = {"type": "image", "image": None, "path": str(tmp_path / "a.png")}
+    given = processor(text=[{"role": "user", "content": [part]}])
+    assert torch.equal(given["pixel_values"][0], processor(text="<image>", images=photo(1))["pixel_values"][0])
+
+
+def test_the_demo_gives_its_vision_tokenizer():
+    processor = IllumeProcessor.from_pretrained("demo", vision_tokenizer="demo")
+    sides = processor.config.vision_tokenizer.grids(64, 64)
+    levels = tuple(torch.zeros(grid, dtype=torch.int64) for grid in sides)
+    assert processor.post_process_images(ImageCodes(64, 64, levels))[0].size == (64, 64)
 
 
 def test_without_a_vision_tokenizer(tiny_folder):

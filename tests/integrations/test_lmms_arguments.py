@@ -101,7 +101,7 @@ def test_the_entry_point_of_the_package_is_there():
     assert callable(getattr(importlib.import_module(module), name))
 
 
-def test_sampling_is_what_transformers_makes_of_it():
+def test_sampling_follows_do_sample_and_else_the_temperature():
     assert Wording.of({}) == Wording()
     assert Wording.of({"temperature": 0.7}).temperature == 0.7
     assert Wording.of({"temperature": 0.7, "do_sample": False, "top_p": 0}).temperature == 0

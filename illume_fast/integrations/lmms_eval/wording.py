@@ -28,7 +28,7 @@ class Wording:
 
     @classmethod
     def of(cls, kwargs: Mapping[str, Any]) -> Self:
-        """The wording that a task asks for; without `do_sample` it is greedy, as in transformers.
+        """The wording that a task asks for: greedy with `do_sample` False, or without it at no temperature above 0.
 
         Raises:
             InputError: a key is unknown, or asks for what the engine does not do.
