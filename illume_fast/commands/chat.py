@@ -56,7 +56,8 @@ class Chat(DecoderOptions, ModelOptions):
         """Raise InputError for options that cannot be used, alone or together."""
         if self.prompt is not None and not self.prompt.strip():
             raise InputError("the prompt is empty; say what to ask")
-        if self.out is None and (self.decoder, self.diffusion_steps, self.diffusion_guidance) != (None, None, None):
+        about_pictures = self.decoder, self.diffusion_steps, self.diffusion_scheduler, self.diffusion_guidance
+        if self.out is None and any(value is not None for value in about_pictures):
             raise InputError("--decoder and --diffusion options are about pictures; give --out DIR, or leave them out")
         if self.turns is not None and (self.prompt is not None or self.image):
             raise InputError("--turns has its own questions and pictures; leave out PROMPT and --image")

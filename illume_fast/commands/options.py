@@ -90,6 +90,8 @@ class DecoderOptions:
     folder, or the folder of one. Pictures of ILLUME+'s diffusion decoder are twice as high and as wide."""
     diffusion_steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 50)")] = None
     """Steps of the diffusion decoder for a picture; fewer are faster."""
+    diffusion_scheduler: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: its own)")] = None
+    """Scheduler of the diffusion decoder: the name of a class of diffusers, like EulerDiscreteScheduler."""
     diffusion_guidance: Annotated[float | None, arg(metavar="G", help_behavior_hint="(default: 2)")] = None
     """How strongly the diffusion decoder follows the codes, from 0 to 100; up to 1 is no guidance, and costs half."""
 

@@ -53,6 +53,7 @@ def generate_batch(
     top_p: float | None = None,
     decoder: str | None = None,
     diffusion_steps: int | None = None,
+    diffusion_scheduler: str | None = None,
     diffusion_guidance: float | None = None,
     batch_size: int = 64,
     format: Format = "png",
@@ -102,6 +103,7 @@ def generate_batch(
         top_p=top_p,
         decoder=decoder,
         diffusion_steps=diffusion_steps,
+        diffusion_scheduler=diffusion_scheduler,
         diffusion_guidance=diffusion_guidance,
         batch_size=batch_size,
         format=format,
@@ -114,8 +116,8 @@ def generate_batch(
     config.check()
     if loaded is not None and (workers, devices) != (1, "cpu"):
         raise InputError("a loaded pipeline is one worker on its own device; give workers and devices a model's name")
-    said = (decoder, diffusion_steps, diffusion_guidance, vision_tokenizer, dtype)
-    if loaded is not None and said != (None, None, None, None, "float32"):
+    said = (decoder, diffusion_steps, diffusion_scheduler, diffusion_guidance, vision_tokenizer)
+    if loaded is not None and (any(value is not None for value in said) or dtype != "float32"):
         raise InputError(
             "a loaded pipeline has its decoder, vision tokenizer and dtype; give these and diffusion settings to"
             " from_pretrained"

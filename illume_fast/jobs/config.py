@@ -70,6 +70,7 @@ class JobConfig:
     top_p: float | None = None
     decoder: str | None = None
     diffusion_steps: int | None = None
+    diffusion_scheduler: str | None = None
     diffusion_guidance: float | None = None
     batch_size: int = 64
     format: Format = "png"

@@ -34,6 +34,7 @@ class ModelSource:
     dtype: DType = "float32"
     decoder: str | None = None
     diffusion_steps: int | None = None
+    diffusion_scheduler: str | None = None
     diffusion_guidance: float | None = None
 
     @classmethod
@@ -44,7 +45,11 @@ class ModelSource:
     @property
     def diffusion(self) -> DiffusionSettings | None:
         """How the diffusion decoder works; None where nothing is said."""
-        given = {"steps": self.diffusion_steps, "guidance": self.diffusion_guidance}
+        given = {
+            "steps": self.diffusion_steps,
+            "scheduler": self.diffusion_scheduler,
+            "guidance": self.diffusion_guidance,
+        }
         said = {name: value for name, value in given.items() if value is not None}
         return DiffusionSettings(**said) if said else None  # type: ignore[arg-type]
 

@@ -50,6 +50,9 @@ class Diffused(Protocol):
     def diffusion_steps(self) -> int | None: ...
 
     @property
+    def diffusion_scheduler(self) -> str | None: ...
+
+    @property
     def diffusion_guidance(self) -> float | None: ...
 
 
@@ -87,7 +90,7 @@ class Painter:
     def check_decoder(self, wanted: Diffused) -> None:
         """Raise CheckpointError where there is nothing that makes pictures, InputError for settings it has not."""
         self.pipeline.pictures.check()
-        for field in ("diffusion_steps", "diffusion_guidance"):
+        for field in ("diffusion_steps", "diffusion_scheduler", "diffusion_guidance"):
             if getattr(wanted, field) is not None and not isinstance(self.pipeline.pictures, DiffusionPictures):
                 raise InputError(
                     f"{option(field)}: the pictures of model {self.name} come from its pixel decoder; give --decoder,"

@@ -180,6 +180,8 @@ def test_jobs_write_down_what_made_a_picture(model, decoder, pipe, tmp_path):
         assert picture.text["diffusion_steps"] == "2"
     with pytest.raises(InputError, match="made with diffusion_steps 2, not 3"):
         generate_batch(["a red heart"], tmp_path, **rest, **{**diffused, "diffusion_steps": 3})
+    with pytest.raises(InputError, match=r"made with decoder .*, not .* EulerDiscreteScheduler"):
+        generate_batch(["a red heart"], tmp_path, **rest, **diffused, diffusion_scheduler="EulerDiscreteScheduler")
     with pytest.raises(InputError, match=r"made with decoder .*, not without"):
         generate_batch(["a red heart"], tmp_path, **rest)
     with pytest.raises(InputError, match="a loaded pipeline has its decoder"):
@@ -203,8 +205,13 @@ def test_command_line(model, lacking, decoder, tmp_path, capsys):
     assert "--diffusion-steps: the pictures of model" in capsys.readouterr().err
     assert run("--model", model, "--decoder", decoder, "--diffusion-steps", 0) == 2
     assert "--diffusion-steps must be from 1 to 1000, got 0" in capsys.readouterr().err
+    assert run("--model", model, "--diffusion-scheduler", "DDIMScheduler") == 2
+    assert "--diffusion-scheduler: the pictures of model" in capsys.readouterr().err
+    assert run("--model", model, "--decoder", decoder, "--diffusion-scheduler", "Wrong") == 2
+    assert "Wrong" in capsys.readouterr().err
     assert run("--model", lacking) == 2
     assert "or decoder='pixel' for the vision tokenizer's own" in capsys.readouterr().err
-    assert run("--model", lacking, "--decoder", decoder, "--diffusion-steps", 1, "--diffusion-guidance", 1) == 0
+    diffused = ("--diffusion-steps", 1, "--diffusion-guidance", 1, "--diffusion-scheduler", "DDIMScheduler")
+    assert run("--model", lacking, "--decoder", decoder, *diffused) == 0
     with Image.open(tmp_path / "out" / "images" / "a_red_heart_0.png") as picture:
         assert picture.size == (512, 512)
