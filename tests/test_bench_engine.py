@@ -141,6 +141,7 @@ def test_a_peer_that_takes_too_long_leaves_after_its_first_turn():
     assert take_turns(turns, 0.001, 3, peer_seconds=1.0)[1] == {}
 
 
+@pytest.mark.slow
 def test_a_peer_that_does_not_get_ready_is_left_out():
     def never(made, stack):
         time.sleep(60)

@@ -12,6 +12,7 @@ from illume_fast.kernels.triton import missing
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 
+@pytest.mark.slow
 def test_the_kernels_do_what_the_reference_does_when_interpreted():
     # a process of its own: whether kernels are interpreted is settled when they are declared
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
