@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from illume_fast.data.sequence import ImageCodes
@@ -68,8 +67,6 @@ class SdxlPictures(DiffusionPictures):
     ) -> None:
         super().__init__(decoder, settings)
         self._tokenizer = tokenizer
-        # made at the first picture: a pipeline that only answers needs none
-        self._codebooks: tuple[Tensor, Tensor] | None = None
 
     def check(self) -> None:
         """CheckpointError where the model was loaded without a vision tokenizer."""
@@ -83,12 +80,12 @@ class SdxlPictures(DiffusionPictures):
     def conditions(self, codes: Sequence[ImageCodes]) -> Tensor:
         """Codes of pictures of one size -> merged vectors, float32 [N, 2z, p, q]."""
         tokenizer = require_vision_tokenizer(self._tokenizer)
-        if self._codebooks is None:
-            quantizers = tokenizer.semantic_quantizer, tokenizer.pixel_quantizer
-            self._codebooks = quantizers[0].codebook.detach(), quantizers[1].codebook.detach()
-        ids = torch.stack([c.semantic for c in codes]), torch.stack([c.pixel for c in codes])
-        vectors = [F.embedding(i.to(book.device), book) for i, book in zip(ids, self._codebooks, strict=True)]
-        return tokenizer.merge(*(v.movedim(-1, 1) for v in vectors))
+        device = tokenizer.semantic_quantizer.frozen_codebook.device
+        semantic, pixel = (torch.stack(level).to(device) for level in zip(*(c.levels for c in codes), strict=True))
+        return tokenizer.merge(
+            tokenizer.semantic_quantizer.indices_to_codes(semantic),
+            tokenizer.pixel_quantizer.indices_to_codes(pixel),
+        )
 
 
 class FeatureTokenizer(Protocol):
